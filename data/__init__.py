@@ -61,8 +61,7 @@ def _check_request(name: str, split: str, side: int, limit: int, source: str, se
     for what, value, known in [("dataset", name, tuple(SIDES)), ("split", split, SPLITS),
                                ("source", source, SOURCES), ("side", side, SIDES.get(name, ()))]:
         if value not in known:
-            raise DataError(f"{value!r} is no {what} that {name} comes in: "
-                            f"take one of {', '.join(map(repr, known))}.")
+            raise DataError(f"{what} is {value!r}: take one of {', '.join(map(repr, known))}.")
     for what, value in [("limit", limit), ("seed", seed)]:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise DataError(f"{what} is {value!r}: give a whole number, 0 or more.")

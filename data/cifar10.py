@@ -163,8 +163,9 @@ def _download(folder: Path, progress) -> None:
     from torchvision.datasets import CIFAR10
 
     progress(0, 1, "downloading CIFAR-10 (170 MB)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as beside:
+    cache = folder.parent / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as beside:
         try:
             with _impatient(), contextlib.redirect_stderr(io.StringIO()):  # its bar is not ours
                 CIFAR10(beside, download=True)

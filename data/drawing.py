@@ -59,13 +59,16 @@ class Canvas:
 
     def edge(self, distance: Array) -> Array:
         """The coverage of a shape from the signed distance to it, in units, negative inside."""
-        coverage = np.float32(0.5) - distance * self.scale
+        coverage = distance * -self.scale
+        coverage += np.float32(0.5)
         return np.clip(coverage, 0, 1, out=coverage)
 
     def ellipse(self, cx, cy, rx, ry) -> Array:
         """An axis-parallel ellipse with these half axes."""
-        radius = np.sqrt(((self.x - cx) / rx) ** 2 + ((self.y - cy) / ry) ** 2)
-        return self.edge((radius - 1) * np.minimum(rx, ry))
+        radius = ((self.x - cx) / rx) ** 2 + ((self.y - cy) / ry) ** 2
+        np.sqrt(radius, out=radius)
+        radius -= 1
+        return self.edge(radius * np.minimum(rx, ry))
 
     def box(self, cx, cy, half_width, half_height, corner=0.0) -> Array:
         """An axis-parallel box, its corners rounded."""
@@ -92,9 +95,19 @@ class Canvas:
         return self.edge(np.sqrt((x - along * dx) ** 2 + (y - along * dy) ** 2)
                          - np.float32(width / 2))
 
+    def arch(self, cx, half_width) -> Array:
+        """A curve over the columns: 1 at cx, falling as a parabola to 0 at the half width."""
+        return np.maximum(1 - ((self.x - cx) / half_width) ** 2, 0)
+
+    def band(self, middle, half) -> Array:
+        """What lies within `half` of a curve; it fades where it is thinner than a pixel."""
+        return np.minimum(self.edge(np.abs(self.y - middle) - half),
+                          np.minimum(2 * half * self.scale, 1))
+
     def glow(self, cx, cy, rx, ry) -> Array:
         """A soft spot, 1 in its middle and 0 at the ellipse."""
-        inside = np.maximum(1 - ((self.x - cx) / rx) ** 2 - ((self.y - cy) / ry) ** 2, 0)
+        inside = (1 - ((self.x - cx) / rx) ** 2) - ((self.y - cy) / ry) ** 2
+        np.maximum(inside, 0, out=inside)
         return inside * inside
 
     def above(self, line) -> Array:

@@ -23,9 +23,13 @@ SLIDERS = ("x",             # left, right
 SWITCHES = {"Bangs": 0.3, "Eyeglasses": 0.25, "Male": 0.5, "Mustache": 0.15, "Wearing_Hat": 0.2,
             "Wearing_Lipstick": 0.35}
 FACTORS = (*SLIDERS, *SWITCHES)
+BATCH = 50          # pictures drawn at once by a thread: their layers fit its cache
 LABELS = ("Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Eyeglasses", "Male",
           "Mouth_Slightly_Open", "Mustache", "Pale_Skin", "Smiling", "Wearing_Hat",
           "Wearing_Lipstick")
+
+SMALL, LARGE = 0.29, 0.35           # half the head's height, in sides of the picture
+SHIFT_X, SHIFT_Y = 0.06, 0.04       # how far the head's middle may be from (0.5, 0.53)
 
 
 def factors(uniform: Array) -> dict[str, Array]:
@@ -48,8 +52,8 @@ def labels(columns: dict[str, Array]) -> Array:
 def paint(columns: dict[str, Array], side: int) -> Array:
     """The pictures (n, 3, side, side), from the back of the scene to the front."""
     face = Face({key: value[:, None, None] for key, value in columns.items()}, side)
-    for layer in (backdrop, long_hair, body, head, eyes, nose, mouth, mustache, hairline, brows,
-                  eyeglasses, hat):
+    for layer in (backdrop, long_hair, body, head, cheeks, eyes, nose, mouth, mustache, hairline,
+                  brows, eyeglasses, hat):
         layer(face)
     return face.page.pixels
 
@@ -60,9 +64,9 @@ class Face:
     def __init__(self, values: dict[str, Array], side: int):
         self.__dict__.update(values)
         self.page = Canvas.blank(len(values["x"]), side)
-        self.cx, self.cy = 0.5 + 0.12 * (values["x"] - 0.5), 0.53 + 0.08 * (values["y"] - 0.5)
-        self.unit = 0.29 + 0.06 * values["size"]
-        self.canvas = self.page.at(self.cx, self.cy, self.unit)
+        self.canvas = self.page.at(0.5 + SHIFT_X * (2 * values["x"] - 1),
+                                   0.53 + SHIFT_Y * (2 * values["y"] - 1),
+                                   SMALL + (LARGE - SMALL) * values["size"])
         self.turn = 0.3 * (values["yaw"] - 0.5)         # of the features on the head
         self.jaw = 0.74 + 0.05 * values["Male"]
         self.skin_colour = ramp(values["skin"], "6b4026", "a8703f", "d9a066", "f0c39a", "fbe3d3")
@@ -70,10 +74,11 @@ class Face:
             values["hair"], "1a1514", "2a1c16", "6b3f20", "8a5a2c", "d9b05a", "f0d58a")
 
     def part(self, left: float, top: float, right: float, bottom: float) -> Canvas:
-        """The canvas near the head only: between these units, wherever the head may be."""
-        reach = 0.35
-        return self.canvas.window(0.5 + left * reach - 0.06, 0.53 + top * reach - 0.04,
-                                  0.5 + right * reach + 0.06, 0.53 + bottom * reach + 0.04)
+        """The canvas between these units only, wherever the head may be and whatever its size."""
+        return self.canvas.window(0.5 - SHIFT_X + min(left * SMALL, left * LARGE),
+                                  0.53 - SHIFT_Y + min(top * SMALL, top * LARGE),
+                                  0.5 + SHIFT_X + max(right * SMALL, right * LARGE),
+                                  0.53 + SHIFT_Y + max(bottom * SMALL, bottom * LARGE))
 
 
 def backdrop(face: Face) -> None:
@@ -94,22 +99,26 @@ def body(face: Face) -> None:
 
 
 def head(face: Face) -> None:
-    canvas = face.part(-1.05, -1.2, 1.05, 1.1)
     for x in (-1, 1):
-        canvas.paint(canvas.ellipse(x * face.jaw, 0.08, 0.14, 0.22), face.skin_colour * 0.82)
+        ear = face.part(x * 0.78 - 0.22, -0.25, x * 0.78 + 0.22, 0.4)
+        ear.paint(ear.ellipse(x * face.jaw, 0.08, 0.14, 0.22), face.skin_colour * 0.82)
+    canvas = face.part(-0.9, -1.2, 0.9, 1.05)
     canvas.paint(canvas.ellipse(0, -0.22, face.jaw + 0.09, 0.93), face.hair_colour)
-    shade = 1 - 0.22 * canvas.x / face.jaw * (1 - 2 * face.light)
-    shade = shade - 0.1 * canvas.y * canvas.y
+    shade = (1 - 0.22 * canvas.x / face.jaw * (1 - 2 * face.light)) - 0.1 * canvas.y * canvas.y
     canvas.paint(canvas.ellipse(0, 0, face.jaw, 1), face.skin_colour * shade[:, None])
-    blush = mix(face.skin_colour, rgb("e0605a"), 0.45)
+
+
+def cheeks(face: Face) -> None:
+    blush = mix(face.skin_colour, rgb("d8584e"), 0.3)
     for x in (-0.42, 0.42):
+        canvas = face.part(x - 0.45, 0.1, x + 0.45, 0.54)
         canvas.paint(canvas.glow(x + face.turn, 0.32, 0.3, 0.22), blush)
 
 
 def eyes(face: Face) -> None:
-    canvas = face.part(-0.8, -0.4, 0.8, 0.25)
     iris = ramp(face.eyes, "4a2a14", "7a5a2a", "4f8a4a", "3f7fb8", "7fb8e0")
     for x in (-0.33, 0.33):
+        canvas = face.part(x - 0.38, -0.26, x + 0.38, 0.06)
         cx, look = x + face.turn, x + 1.3 * face.turn
         canvas.paint(canvas.ellipse(cx, -0.1, 0.19, 0.12), face.skin_colour * 0.55)
         canvas.paint(canvas.ellipse(cx, -0.085, 0.17, 0.1), rgb("fbfbf8"))
@@ -119,52 +128,40 @@ def eyes(face: Face) -> None:
 
 
 def brows(face: Face) -> None:
-    canvas, thick = face.part(-0.8, -0.6, 0.8, -0.1), 0.045 + 0.035 * face.Male
+    thick = 0.045 + 0.035 * face.Male
     for x in (-0.34, 0.34):
-        dx = (canvas.x - x - face.turn) / 0.23
-        bow = np.maximum(1 - dx * dx, 0)
-        distance = np.abs(canvas.y + 0.27 + 0.07 * bow) - thick * (0.25 + bow)
-        inside = np.maximum(distance, (np.abs(dx) - 1) * 0.23)
-        canvas.paint(canvas.edge(inside), face.hair_colour * 0.6)
+        canvas = face.part(x - 0.45, -0.46, x + 0.45, -0.15)
+        arch = canvas.arch(x + face.turn, 0.26)
+        canvas.paint(canvas.band(-0.27 - 0.07 * arch, thick * arch), face.hair_colour * 0.6)
 
 
 def nose(face: Face) -> None:
-    canvas, cx = face.part(-0.4, -0.2, 0.4, 0.45), 1.35 * face.turn
+    canvas, cx = face.part(-0.4, -0.28, 0.4, 0.52), 1.35 * face.turn
     canvas.paint(canvas.glow(cx, 0.12, 0.16, 0.36), face.skin_colour * 1.08)
     canvas.paint(canvas.ellipse(cx, 0.29, 0.13, 0.05), face.skin_colour * 0.68)
     canvas.paint(canvas.ellipse(cx, 0.25, 0.12, 0.07), face.skin_colour * 1.02)
 
 
 def mouth(face: Face) -> None:
-    canvas = face.part(-0.6, 0.3, 0.6, 0.9)
-    bow, middle = mouth_curve(face, canvas)
+    canvas = face.part(-0.62, 0.3, 0.62, 0.9)
+    arch = canvas.arch(1.1 * face.turn, 0.3 + 0.1 * face.smile)
+    middle = 0.56 + 0.4 * (face.smile - 0.5) * (arch - 0.55)
+    gap, lip = 0.12 * face.mouth * arch, (0.045 + 0.03 * face.Wearing_Lipstick) * np.sqrt(arch)
     lips = mix(face.skin_colour * 0.72, rgb("c0182c"), 0.25 + 0.6 * face.Wearing_Lipstick)
-    gap = 0.12 * face.mouth * bow
-    lip = (0.045 + 0.03 * face.Wearing_Lipstick) * np.sqrt(bow)
-    canvas.paint(canvas.edge(np.abs(canvas.y - middle) - gap - lip), lips)
-    inside = canvas.edge(np.abs(canvas.y - middle) - gap)
-    canvas.paint(np.minimum(inside, np.clip(gap * canvas.scale, 0, 1)), rgb("5a1218"))
-    teeth = np.minimum(inside, canvas.above(middle + 0.1 * gap))
-    canvas.paint(np.minimum(teeth, np.clip(gap * canvas.scale - 0.3, 0, 1)), rgb("fdfcf6"))
-
-
-def mouth_curve(face: Face, canvas: Canvas) -> tuple[Array, Array]:
-    """Each column's nearness to the middle of the mouth, and the height where the lips meet."""
-    dx = (canvas.x - 1.1 * face.turn) / (0.3 + 0.1 * face.smile)
-    bow = np.maximum(1 - dx * dx, 0)
-    return bow, 0.56 + 0.5 * (face.smile - 0.5) * (bow - 0.55) * 0.8
+    canvas.paint(canvas.band(middle, gap + lip), lips)
+    canvas.paint(canvas.band(middle, gap), rgb("5a1218"))
+    canvas.paint(canvas.band(middle - 0.45 * gap, 0.5 * gap), rgb("fdfcf6"))
 
 
 def mustache(face: Face) -> None:
-    canvas = face.part(-0.6, 0.25, 0.6, 0.75)
-    dx = (canvas.x - 1.2 * face.turn) / 0.36
-    bow = np.maximum(1 - dx * dx, 0)
-    distance = np.abs(canvas.y - 0.41 - 0.1 * dx * dx) - 0.085 * bow
-    canvas.paint(canvas.edge(distance) * (bow > 0) * face.Mustache, face.hair_colour * 0.75)
+    canvas = face.part(-0.62, 0.3, 0.62, 0.6)
+    arch = canvas.arch(1.2 * face.turn, 0.4)
+    whiskers = canvas.band(0.5 - 0.1 * arch, 0.085 * arch)
+    canvas.paint(whiskers * face.Mustache, face.hair_colour * 0.75)
 
 
 def hairline(face: Face) -> None:
-    canvas = face.part(-1.05, -1.3, 1.05, 0.1)
+    canvas = face.part(-0.92, -1.25, 0.92, 0.1)
     cap = canvas.ellipse(0, -0.14, face.jaw + 0.07, 1.02)
     high = canvas.above(-0.62 + 0.75 * canvas.x * canvas.x)
     low = canvas.above(-0.3 - 0.12 * canvas.x * canvas.x)
@@ -175,21 +172,22 @@ def hairline(face: Face) -> None:
 
 
 def eyeglasses(face: Face) -> None:
-    canvas, rim = face.part(-0.95, -0.5, 0.95, 0.3), rgb("20202a")
+    rim, reach = rgb("20202a"), (face.jaw - 0.62) / 2
     for x in (-0.35, 0.35):
-        outer = canvas.ellipse(x + face.turn, -0.08, 0.29, 0.25)
-        inner = canvas.ellipse(x + face.turn, -0.08, 0.235, 0.195)
-        canvas.paint(inner * (0.18 * face.Eyeglasses), rgb("d8ecf8"))
-        canvas.paint((outer - inner) * face.Eyeglasses, rim)
-    canvas.paint(canvas.box(face.turn, -0.12, 0.09, 0.03) * face.Eyeglasses, rim)
-    for sign in (-1, 1):
-        reach = (face.jaw - 0.62) / 2
-        arm = canvas.box(sign * (0.64 + reach) + face.turn * 0.5, -0.12, reach + 0.06, 0.03)
-        canvas.paint(arm * face.Eyeglasses, rim)
+        lens = face.part(x - 0.48, -0.36, x + 0.48, 0.2)
+        outer = lens.ellipse(x + face.turn, -0.08, 0.29, 0.25)
+        inner = lens.ellipse(x + face.turn, -0.08, 0.235, 0.195)
+        lens.paint(inner * (0.18 * face.Eyeglasses), rgb("d8ecf8"))
+        lens.paint((outer - inner) * face.Eyeglasses, rim)
+    canvas = face.part(-0.95, -0.19, 0.95, -0.05)
+    arms = [canvas.box(sign * (0.64 + reach) + face.turn * 0.5, -0.12, reach + 0.06, 0.03)
+            for sign in (-1, 1)]
+    bridge = canvas.box(face.turn, -0.12, 0.09, 0.03)
+    canvas.paint(np.maximum(bridge, np.maximum(*arms)) * face.Eyeglasses, rim)
 
 
 def hat(face: Face) -> None:
-    canvas, colour = face.part(-1.4, -1.7, 1.4, -0.2), hue(face.clothes + 0.45, 0.65, 0.6)
+    canvas, colour = face.part(-1.25, -1.6, 1.25, -0.35), hue(face.clothes + 0.45, 0.65, 0.6)
     crown = np.minimum(canvas.ellipse(0, -0.55, 0.88, 0.98), canvas.above(-0.48))
     canvas.paint(crown * face.Wearing_Hat, colour)
     band = np.minimum(crown, 1 - canvas.above(-0.72))

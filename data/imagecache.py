@@ -184,8 +184,12 @@ def _write_at(path: Path, offset: int, array: np.ndarray) -> None:
 def _replace(path: Path, array: np.ndarray) -> None:
     """Put the array's bytes in the place of the file, whole or not at all."""
     beside = path.with_suffix(".new")
-    _write_at(beside, 0, array)
-    os.replace(beside, path)
+    try:
+        beside.unlink(missing_ok=True)
+        _write_at(beside, 0, array)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

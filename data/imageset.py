@@ -31,7 +31,7 @@ class ImageSet:
     fingerprint: str            # 16 hex digits of pixels, order, labels and side
     source: str                 # one sentence for the reader
     real: bool                  # False for the stand-in
-    factors: dict[str, torch.Tensor] | None = None            # the stand-in's truth, each (N,)
+    factors: dict[str, torch.Tensor] | None = None      # the stand-in's truth, each (N,)
     digests: np.ndarray | None = field(default=None, repr=False)  # (N, 16), one an image
 
     def __len__(self) -> int:
@@ -56,17 +56,15 @@ class ImageSet:
                 self._part(slice(cut, None), source=held_out, split="valid"))
 
     def _part(self, rows: slice, **changes) -> ImageSet:
-        digests = digest_images(self.images) if self.digests is None else self.digests
         factors = self.factors and {name: value[rows] for name, value in self.factors.items()}
-        return image_set(**{**vars(self), "images": self.images[rows], "labels": self.labels[rows],
-                            "factors": factors, "digests": digests[rows], **changes})
+        digests = None if self.digests is None else self.digests[rows]
+        return _signed(replace(self, images=self.images[rows], labels=self.labels[rows],
+                               factors=factors, digests=digests, **changes))
 
 
-def image_set(*, digests: np.ndarray | None = None, fingerprint: str = "", **fields) -> ImageSet:
-    """An ImageSet of these fields, its digests and its fingerprint computed from the content."""
-    digests = digest_images(fields["images"]) if digests is None else digests
-    made = ImageSet(fingerprint="", digests=digests, **fields)
-    return replace(made, fingerprint=_fingerprint(made))
+def image_set(**fields) -> ImageSet:
+    """An ImageSet of these fields, with its fingerprint, and its digests where none are given."""
+    return _signed(ImageSet(fingerprint="", **fields))
 
 
 def with_limit(source: str, limit: int) -> str:
@@ -81,10 +79,11 @@ def digest_images(images: torch.Tensor | np.ndarray) -> np.ndarray:
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def _fingerprint(images: ImageSet) -> str:
-    labels = images.labels.numpy()
+def _signed(made: ImageSet) -> ImageSet:
+    """The same set with the digests and the fingerprint that its content has."""
+    digests = digest_images(made.images) if made.digests is None else made.digests
     content = hashlib.blake2b(digest_size=8)
-    content.update(f"{tuple(images.images.shape)} {tuple(labels.shape)}".encode())
-    content.update(np.ascontiguousarray(images.digests))
-    content.update(labels.astype("<i8").tobytes())
-    return content.hexdigest()
+    content.update(f"{tuple(made.images.shape)} {tuple(made.labels.shape)}".encode())
+    content.update(digests.tobytes())
+    content.update(made.labels.numpy().astype("<i8").tobytes())
+    return replace(made, digests=digests, fingerprint=content.hexdigest())

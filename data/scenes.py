@@ -7,6 +7,7 @@ import numpy as np
 from data.cifar10 import CLASSES as LABELS
 from data.drawing import Array, Canvas, hue, mix, ramp, rgb
 
+BATCH = 500         # pictures drawn at once by a thread: their layers fit its cache
 # Each is uniform in [0, 1], `class` a whole number from 0 to 9 and `mirror` 0 or 1.
 FACTORS = ("class", "mirror", "x", "y", "size", "hue", "light", "backdrop", "horizon")
 

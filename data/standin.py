@@ -19,18 +19,17 @@ ARTISTS = {"cifar10": scenes, "celeba": faces}
 COUNTS = {"cifar10": {"train": 50_000, "test": 10_000},
           "celeba": {"train": 20_000, "valid": 2_000, "test": 2_000}}
 VALID = 2_000           # as for the real CIFAR-10: its "valid" is the end of its "train"
+STREAMS = ("train", "valid", "test")
 CHUNK = 1_000           # pictures whose factors are drawn from one generator
-BATCH = 50              # pictures drawn at once by a thread: their layers fit its cache
 
 
 def draw(name: str, split: str, side: int, limit: int, seed: int, progress, because: str = ""
          ) -> ImageSet:
     """Pictures for one split, `limit` of them or the usual number, and the factors behind them."""
-    first, count = _span(name, split, limit)
-    artist = ARTISTS[name]
-    factors = _factors(name, "train" if first else split, first, count, seed)
+    artist, (stream, first, count) = ARTISTS[name], _span(name, split, limit)
+    factors = _factors(name, stream, first, count, seed)
     images = render(name, factors, side, progress)
-    about = f"drawn stand-in for {name} from seed {seed} ({count:,} pictures, split {split})"
+    about = f"a drawn stand-in for {name} from seed {seed} ({count:,} pictures, split {split})"
     return image_set(
         name=name, split=split, images=torch.from_numpy(images),
         labels=torch.from_numpy(artist.labels(factors)), label_names=artist.LABELS, real=False,
@@ -41,33 +40,36 @@ def draw(name: str, split: str, side: int, limit: int, seed: int, progress, beca
 def render(name: str, factors: dict[str, np.ndarray], side: int, progress=None) -> np.ndarray:
     """The pictures (N, 3, side, side) uint8 with these factors, each (N,): the truth, redrawn."""
     artist, count = ARTISTS[name], len(next(iter(factors.values())))
+    batch = artist.BATCH
     images = np.empty((count, 3, side, side), np.uint8)
 
     def draw_batch(start: int) -> int:
-        rows = slice(start, start + BATCH)
+        rows = slice(start, start + batch)
         columns = {key: np.asarray(value[rows]) for key, value in factors.items()}
         pixels = np.clip(artist.paint(columns, side), 0, 1)
         images[rows] = pixels * np.float32(255) + np.float32(0.5)   # to the nearest level
         return start
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in pool.map(draw_batch, range(0, count, BATCH)):
-            if progress and start % CHUNK == 0:
+        for start in pool.map(draw_batch, range(0, count, batch)):
+            if progress and start % CHUNK < batch:
                 progress(start, count, "drawing the stand-in")
+    if progress:
+        progress(count, count, "drawing the stand-in")
     return images
 
 
-def _span(name: str, split: str, limit: int) -> tuple[int, int]:
-    """The number of the first picture and the number of pictures."""
+def _span(name: str, split: str, limit: int) -> tuple[str, int, int]:
+    """The split whose pictures are drawn, the number of the first one, and how many."""
     if name == "cifar10" and split == "valid":
-        return COUNTS[name]["train"] - VALID, min(limit or VALID, VALID)
-    return 0, limit or COUNTS[name][split]
+        return "train", COUNTS[name]["train"] - VALID, min(limit or VALID, VALID)
+    return split, 0, limit or COUNTS[name][split]
 
 
 def _factors(name: str, split: str, first: int, count: int, seed: int) -> dict[str, np.ndarray]:
     """Independent factors for the pictures from `first` on, each (count,)."""
     chunks = range(first // CHUNK, (first + count - 1) // CHUNK + 1)
-    key = [seed, list(ARTISTS).index(name), list(("train", "valid", "test")).index(split)]
+    key = [seed, list(ARTISTS).index(name), STREAMS.index(split)]
     uniform = np.concatenate([
         np.random.default_rng([*key, chunk]).random((CHUNK, len(ARTISTS[name].FACTORS)))
         for chunk in chunks])
