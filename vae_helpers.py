@@ -1,4 +1,4 @@
-"""Recipes, models, ELBO, training, sampling and plots of the VAE assignment, in this order.
+"""Recipes, models, ELBO, training, settings and sampling of the VAE assignment, in this order.
 
 Losses are sums over pixels and latent dimensions and means over images, in nats. Nothing runs at import:
 a notebook calls names from here, and `python vae_helpers.py conv fc` trains the same runs without one.
@@ -6,7 +6,6 @@ a notebook calls names from here, and `python vae_helpers.py conv fc` trains the
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -22,8 +21,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -668,6 +665,14 @@ def log_epochs(history: list[dict], epochs: int, progress: Progress) -> None:
         progress.line(line)
 
 
+def finished_epochs(recipe: Recipe, images, *, heldout=None, test=None, seed: int = 0, epochs: int = 0,
+                    runs: str | Path = "runs", device: str = "auto", precision: str = "auto") -> list[dict]:
+    """The history that `train` with the same arguments would find, without training."""
+    precision = choose_precision(precision, choose_device(device))
+    identity = run_identity(recipe, images, heldout, seed, epochs or recipe.epochs, precision)
+    return saved_epochs(run_folder(runs, identity))
+
+
 def load_splits(recipe: Recipe, *, limit: int = 0, heldout: int = 2000, source: str = "auto", root: str = "data",
                 download: bool = False, progress: Progress | None = None) -> dict:
     """What a recipe trains on, as the arguments `images`, `heldout` and `test` of `train`.
@@ -851,9 +856,9 @@ def reconstruct(model: VAE, images: Tensor) -> Tensor:
     return decode(model, encode(model, images)[0])
 
 
-def prior(model: VAE, n: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    """n draws from N(0, scale^2 I), (n, d)."""
-    return scale * torch.randn(n, model.recipe.latent, generator=generator("cpu", seed, "prior"))
+def prior(n: int, latent: int, seed: int = 0) -> Tensor:
+    """n draws from N(0, I), (n, latent)."""
+    return torch.randn(n, latent, generator=generator("cpu", seed, "prior"))
 
 
 def lerp(a: Tensor, b: Tensor, steps: int = 10) -> Tensor:
@@ -871,119 +876,6 @@ def slerp(a: Tensor, b: Tensor, steps: int = 10) -> Tensor:
     path = (torch.sin((1 - t) * angle) * ua + torch.sin(t * angle) * ub) / torch.sin(angle)
     path = torch.where(angle < 1e-4, (1 - t) * ua + t * ub, path)   # parallel vectors: the line is the arc
     return path * ((1 - t) * norm_a.unsqueeze(-2) + t * norm_b.unsqueeze(-2))
-
-
-# -------------------------------------------------------------------------------------------------- plots
-
-COLOURS = {"conv": "#1f5fa8", "fc": "#d9822b", "celeba64": "#3f8f4f", "data": "#222222", "floor": "#888888"}
-
-
-class Gallery:
-    """Shows figures in the notebook and keeps each, numbered as in the text, in a folder."""
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.count = 0
-
-    def show(self, figure, name: str, alt: str, picture: bool = False) -> None:
-        """Display a matplotlib figure with alt text and save the same file; pictures keep all their colours."""
-        from PIL import Image
-        drawn = io.BytesIO()
-        figure.savefig(drawn, dpi=figure.dpi, facecolor="white")
-        image = Image.open(drawn).convert("RGB")
-        file = io.BytesIO()
-        if picture:
-            image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
-        else:
-            image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-        self._keep(file.getvalue(), f"{name}.{'jpg' if picture else 'png'}", alt, image.width)
-        matplotlib.pyplot.close(figure)
-
-    def _keep(self, data: bytes, name: str, alt: str, width: int) -> None:
-        self.count += 1
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / f"{self.count:02d}-{name}", lambda file: file.write(data))
-        if in_notebook():
-            from IPython.display import display
-            mime = "image/png" if name.endswith("png") else "image/jpeg"
-            display({mime: base64.b64encode(data).decode(), "text/plain": alt},
-                    metadata={mime: {"alt": alt, "width": width}}, raw=True)
-
-
-def new_figure(columns: int = 1, rows: int = 1, width: float = 8.0, height: float = 3.2):
-    """A figure of fixed size and its axes, in the notebook's style."""
-    import matplotlib.pyplot as plt
-    with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-                         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left"}):
-        figure, axes = plt.subplots(rows, columns, figsize=(width, height), dpi=110, layout="constrained")
-    return figure, axes
-
-
-def tile(images: Tensor, columns: int, zoom: int = 2, gap: int = 2) -> np.ndarray:
-    """Images in [0, 1] or uint8 (N, 3, H, W) as one uint8 array (rows, columns, 3) at an exact multiple."""
-    if images.dtype != torch.uint8:
-        images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    N, _, H, W = images.shape
-    rows = -(-N // columns)
-    sheet = torch.full((rows * columns, 3, H + gap, W + gap), 255, dtype=torch.uint8)
-    sheet[:N, :, :H, :W] = images
-    sheet = sheet.view(rows, columns, 3, H + gap, W + gap).permute(0, 3, 1, 4, 2)    # (rows, H, columns, W, 3)
-    sheet = sheet.reshape(rows * (H + gap), columns * (W + gap), 3)[:-gap, :-gap]
-    return sheet.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1).numpy()
-
-
-def picture(panels: dict[str, np.ndarray], title: str, across: bool = True):
-    """Tiled arrays, each under its name, pixel for pixel in one figure."""
-    import matplotlib.pyplot as plt
-    dpi, head, label, pad = 100, 34, 22, 14
-    heights, widths = zip(*(p.shape[:2] for p in panels.values()), strict=True)
-    if across:
-        size = sum(widths) + pad * (len(panels) + 1), max(heights) + head + label + pad
-    else:
-        size = max(widths) + 2 * pad, sum(heights) + head + (label + pad) * len(panels)
-    figure = plt.figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
-    figure.text(pad / size[0], 1 - 10 / size[1], title, va="top", fontsize=11, weight="bold")
-    x, y = pad, head
-    for name, panel in panels.items():
-        h, w = panel.shape[:2]
-        figure.text(x / size[0], 1 - (y + label - 6) / size[1], name, va="bottom", fontsize=9)
-        axes = figure.add_axes([x / size[0], 1 - (y + label + h) / size[1], w / size[0], h / size[1]])
-        axes.imshow(panel, interpolation="none")
-        axes.axis("off")
-        x, y = (x + w + pad, y) if across else (x, y + h + label + pad)
-    return figure
-
-
-def plot_curves(runs: dict[str, Run], floor: float, ceiling: float, split: str = "test"):
-    """Losses by epoch as excess over the entropy floor, with the mean image's as a line; KL beside it."""
-    figure, (left, right) = new_figure(2)
-    for name, run in runs.items():
-        colour = COLOURS.get(run.recipe.name, None)
-        epochs = run.curve("epoch")
-        left.plot(epochs, [v - floor for v in run.curve("loss")], color=colour, label=f"{name}, training")
-        if f"{split}_loss" in run.last:
-            left.plot(epochs, [v - floor for v in run.curve(f"{split}_loss")], color=colour, ls="--", marker=".",
-                      label=f"{name}, {split}")
-        right.plot(epochs, run.curve("kl"), color=colour, marker=".", label=name)
-    left.axhline(ceiling - floor, color=COLOURS["floor"], ls=":", label="mean image, no model")
-    left.set(xlabel="epoch", ylabel="nats per image above the floor", ylim=(0, None))
-    right.set(xlabel="epoch", ylabel="KL, nats per image", ylim=(0, None))
-    left.legend(fontsize=8)
-    right.legend(fontsize=8)
-    return figure, (left, right)
-
-
-def source_of(*objects) -> str:
-    """The source text of functions or classes as Markdown, so that what is read is what ran."""
-    return "\n".join(f"```python\n{inspect.getsource(o).rstrip()}\n```" for o in objects)
-
-
-def markdown_table(rows: list[dict]) -> str:
-    """Rows with equal keys as a Markdown table; numbers to the right."""
-    keys = list(rows[0])
-    right = [all(isinstance(r[k], (int, float)) or str(r[k])[:1].isdigit() for r in rows) for k in keys]
-    lines = ["| " + " | ".join(keys) + " |", "|" + "|".join("---:" if r else "---" for r in right) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(str(r[k]) for k in keys) + " |" for r in rows])
 
 
 # ------------------------------------------------------------------------------------------- command line
