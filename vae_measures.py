@@ -141,11 +141,12 @@ def _covariance(images: Tensor, mean: Tensor) -> Tensor:
 def _covariance_times(images: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
     """Return the covariance times `basis` (D, k) in float64, from one pass over the images."""
     dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
-    product, basis, mean = torch.zeros_like(basis), basis.to(dtype), mean.to(dtype)
+    basis, mean = basis.to(dtype), mean.to(dtype)
+    product = torch.zeros_like(basis)
     for block in _blocks(images):
         block = as_pixels(block) - mean
-        product += block.T @ (block @ basis)
-    return product / len(images)
+        product.addmm_(block.T, block @ basis)
+    return product.double().div_(len(images))
 
 
 def _block_krylov(times, start: Tensor, top: int, passes: int) -> tuple[Tensor, Tensor, float]:
