@@ -38,7 +38,7 @@ class Recipe:
     data: str = "cifar10"             # which dataset
     side: int = 32                    # pixels
     network: str = "conv"             # "conv": stride-2 4x4 convolutions; "fc": dense layers
-    widths: tuple[int, ...] = (64, 128, 256, 512)   # channels or units, from the image to the latent
+    widths: tuple[int, ...] = (64, 128, 256, 512)   # channels or units, from the image to the latent; (): linear
     norm: bool = True                 # BatchNorm after each convolution
     latent: int = 128                 # dimensions of z
     link: str = "sigmoid"             # maps the decoder's output to pixels; tanh means pixels in [-1, 1]
@@ -55,19 +55,29 @@ class Recipe:
     min_delta: float = 0.5            # nats that count as a gain
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), _KINDS[field.type]
+            if type(value) not in kinds:
+                raise ValueError(f"recipe {self.name}: {field.name} = {value!r} must be of type {field.type}")
+            if type(value) is int and kinds[0] is float:
+                object.__setattr__(self, field.name, float(value))       # beta 4 is beta 4.0, so one run
         for field, allowed in _ALLOWED.items():
             value = getattr(self, field)
             if value not in allowed:
                 raise ValueError(f"recipe {self.name}: {field} = {value!r} is none of {', '.join(map(repr, allowed))}")
         for field in ("latent", "batch", "epochs", "lr", "side"):
-            if not getattr(self, field) > 0:
+            if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"recipe {self.name}: {field} = {getattr(self, field)!r} must be above 0")
         for field in ("beta", "clip", "patience", "min_delta"):
-            if not getattr(self, field) >= 0:
+            if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"recipe {self.name}: {field} = {getattr(self, field)!r} must not be below 0")
+        if not all(type(width) is int and width > 0 for width in self.widths):
+            raise ValueError(f"recipe {self.name}: widths = {self.widths!r} must be whole numbers above 0")
+        if self.network == "conv" and not self.widths:
+            raise ValueError(f"recipe {self.name}: network 'conv' needs widths")
         if self.reconstruction == "bce" and self.link != "sigmoid":
             raise ValueError(f"recipe {self.name}: bce needs pixels in [0, 1], so link 'sigmoid', not {self.link!r}")
-        if self.sigma is not None and (self.reconstruction != "gaussian" or not self.sigma > 0):
+        if self.sigma is not None and (self.reconstruction != "gaussian" or not 0 < self.sigma < math.inf):
             raise ValueError(f"recipe {self.name}: sigma = {self.sigma!r} is for reconstruction 'gaussian', above 0")
         if self.network == "conv" and self.side % 2 ** len(self.widths):
             raise ValueError(f"recipe {self.name}: side {self.side} cannot be halved {len(self.widths)} times")
@@ -102,9 +112,10 @@ class Recipe:
         return self.beta / (2 * self.sse_weight) if self.sse_weight else None
 
 
+_KINDS = {"str": (str,), "int": (int,), "bool": (bool,), "float": (float, int),
+          "float | None": (float, int, type(None)), "tuple[int, ...]": (tuple,)}
 _ALLOWED = {"data": ("cifar10", "celeba"), "network": ("conv", "fc"), "link": ("sigmoid", "tanh", "identity"),
-            "reconstruction": ("bce", "sse", "gaussian"), "schedule": ("constant", "onecycle"),
-            "norm": (True, False), "noise": (True, False)}
+            "reconstruction": ("bce", "sse", "gaussian"), "schedule": ("constant", "onecycle")}
 
 
 def _table() -> dict[str, Recipe]:
@@ -165,7 +176,8 @@ class VAE(nn.Module):
 def make_encoder(recipe: Recipe) -> tuple[nn.Module, int]:
     """The layers from image to features, and how many features they end in."""
     if recipe.network == "fc":
-        return nn.Sequential(nn.Flatten(), *dense(recipe.pixels, *recipe.widths)), recipe.widths[-1]
+        sizes = (recipe.pixels, *recipe.widths)
+        return nn.Sequential(nn.Flatten(), *dense(*sizes)), sizes[-1]
     layers: list[nn.Module] = []
     for channels, out in zip((3, *recipe.widths), recipe.widths, strict=False):
         layers += [Down(channels, out), *activation(recipe, out)]
@@ -177,7 +189,8 @@ def make_decoder(recipe: Recipe) -> nn.Module:
     image = (3, recipe.side, recipe.side)
     up = recipe.widths[::-1]
     if recipe.network == "fc":
-        return nn.Sequential(*dense(recipe.latent, *up), nn.Linear(up[-1], recipe.pixels), nn.Unflatten(1, image))
+        sizes = (recipe.latent, *up)
+        return nn.Sequential(*dense(*sizes), nn.Linear(sizes[-1], recipe.pixels), nn.Unflatten(1, image))
     s = smallest_map(recipe)
     layers: list[nn.Module] = [nn.Linear(recipe.latent, up[0] * s * s), nn.Unflatten(1, (up[0], s, s))]
     for channels, out in zip(up, up[1:], strict=False):
