@@ -37,13 +37,14 @@ def load(split: str, side: int, limit: int, root: Path, progress) -> ImageSet:
         raise DataError(f"{folder / IMAGES} has none of the {len(listed):,} images that "
                         f"{PARTITION} lists for the split {split!r}: {HOW}.")
     used = faces[:limit or None]
+    labels = _flags(folder / ATTRIBUTES, names, flags_of, used)
     images, digests, why = cached_images(
         root / "cache" / f"celeba-{split}-{side}", [folder / IMAGES / name for name in used], side,
         partial(_decode, side=side), progress)
     source = _source(folder, split, side, len(listed), len(faces), why)
     return image_set(
         name="celeba", split=split, images=torch.from_numpy(images), digests=digests,
-        labels=_flags(folder / ATTRIBUTES, names, flags_of, used), label_names=names, real=True,
+        labels=labels, label_names=names, real=True,
         source=with_limit(source, limit) if len(used) < len(faces) else source)
 
 
