@@ -40,6 +40,11 @@ class Recipe:
     network: str = "conv"             # "conv": stride-2 4x4 convolutions; "fc": dense layers
     widths: tuple[int, ...] = (64, 128, 256, 512)   # channels or units, from the image to the latent; (): linear
     norm: bool = True                 # BatchNorm after each convolution
+    activation: str = "relu"          # or "silu"
+    residual: int = 0                 # blocks of two 3x3 convolutions at every map of 8x8 pixels or less
+    start: str = "random"             # "linear": a linear path beside the network, set to the closed-form optimum
+    start_sigma2: float = 0.22        # the decoder variance of that optimum; BCE's is about x(1 - x)
+    linear_lr: float = 0.03           # the linear path's share of the learning rate
     latent: int = 128                 # dimensions of z
     link: str = "sigmoid"             # maps the decoder's output to pixels; tanh means pixels in [-1, 1]
     reconstruction: str = "bce"       # "bce", "sse" or "gaussian"
@@ -77,6 +82,8 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: network 'conv' needs widths")
         if self.reconstruction == "bce" and self.link != "sigmoid":
             raise ValueError(f"recipe {self.name}: bce needs pixels in [0, 1], so link 'sigmoid', not {self.link!r}")
+        if self.start == "linear" and self.reconstruction != "bce":
+            raise ValueError(f"recipe {self.name}: start 'linear' is worked out for bce, not {self.reconstruction!r}")
         if self.sigma is not None and (self.reconstruction != "gaussian" or not 0 < self.sigma < math.inf):
             raise ValueError(f"recipe {self.name}: sigma = {self.sigma!r} is for reconstruction 'gaussian', above 0")
         if self.network == "conv" and self.side % 2 ** len(self.widths):
@@ -115,7 +122,8 @@ class Recipe:
 _KINDS = {"str": (str,), "int": (int,), "bool": (bool,), "float": (float, int),
           "float | None": (float, int, type(None)), "tuple[int, ...]": (tuple,)}
 _ALLOWED = {"data": ("cifar10", "celeba"), "network": ("conv", "fc"), "link": ("sigmoid", "tanh", "identity"),
-            "reconstruction": ("bce", "sse", "gaussian"), "schedule": ("constant", "onecycle")}
+            "reconstruction": ("bce", "sse", "gaussian"), "schedule": ("constant", "onecycle"),
+            "activation": ("relu", "silu"), "start": ("random", "linear")}
 
 
 def _table() -> dict[str, Recipe]:
@@ -151,13 +159,19 @@ class VAE(nn.Module):
         self.to_mu = nn.Linear(features, recipe.latent)
         self.to_logvar = nn.Linear(features, recipe.latent)
         self.decoder = make_decoder(recipe)
+        if recipe.start == "linear":
+            self.linear_in = nn.Linear(recipe.pixels, recipe.latent, bias=False)    # mu += A x
+            self.linear_out = nn.Linear(recipe.latent, recipe.pixels)               # logits += B z + b
         if recipe.reconstruction == "gaussian" and recipe.sigma is None:
             self.log_sigma = nn.Parameter(torch.zeros(()))          # one sigma for all pixels, learned
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels in [0, 1] (B, 3, H, W) -> mu, logvar (B, d)."""
         h = self.encoder(to_range(self.recipe, x))                  # (B, features)
-        return self.to_mu(h), self.to_logvar(h)
+        mu = self.to_mu(h)
+        if self.recipe.start == "linear":
+            mu = mu + self.linear_in(to_range(self.recipe, x).flatten(1))
+        return mu, self.to_logvar(h)
 
     def reparameterize(self, mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
         """z = mu + sigma * eps: the randomness comes in from outside, so gradients reach mu and logvar."""
@@ -165,7 +179,8 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, d) -> logits (B, 3, H, W), before the link."""
-        return self.decoder(z)
+        logits = self.decoder(z)
+        return logits + self.linear_out(z).view_as(logits) if self.recipe.start == "linear" else logits
 
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels in [0, 1] and standard normal noise (B, d) -> logits, mu, logvar."""
@@ -179,8 +194,10 @@ def make_encoder(recipe: Recipe) -> tuple[nn.Module, int]:
         sizes = (recipe.pixels, *recipe.widths)
         return nn.Sequential(nn.Flatten(), *dense(*sizes)), sizes[-1]
     layers: list[nn.Module] = []
+    side = recipe.side
     for channels, out in zip((3, *recipe.widths), recipe.widths, strict=False):
         layers += [Down(channels, out), *activation(recipe, out)]
+        layers += residual_blocks(recipe, out, side := side // 2)
     return nn.Sequential(*layers, nn.Flatten()), recipe.widths[-1] * smallest_map(recipe) ** 2
 
 
@@ -192,9 +209,10 @@ def make_decoder(recipe: Recipe) -> nn.Module:
         sizes = (recipe.latent, *up)
         return nn.Sequential(*dense(*sizes), nn.Linear(sizes[-1], recipe.pixels), nn.Unflatten(1, image))
     s = smallest_map(recipe)
-    layers: list[nn.Module] = [nn.Linear(recipe.latent, up[0] * s * s), nn.Unflatten(1, (up[0], s, s))]
+    layers: list[nn.Module] = [nn.Linear(recipe.latent, up[0] * s * s), nn.Unflatten(1, (up[0], s, s)),
+                               *residual_blocks(recipe, up[0], s)]
     for channels, out in zip(up, up[1:], strict=False):
-        layers += [Up(channels, out), *activation(recipe, out)]
+        layers += [Up(channels, out), *activation(recipe, out), *residual_blocks(recipe, out, s := 2 * s)]
     return nn.Sequential(*layers, Up(up[-1], 3))
 
 
@@ -204,7 +222,46 @@ def dense(*sizes: int) -> list[nn.Module]:
 
 
 def activation(recipe: Recipe, channels: int) -> list[nn.Module]:
-    return [nn.BatchNorm2d(channels), nn.ReLU()] if recipe.norm else [nn.ReLU()]
+    """What follows a convolution."""
+    bend = nn.ReLU() if recipe.activation == "relu" else nn.SiLU()
+    return [nn.BatchNorm2d(channels), bend] if recipe.norm else [bend]
+
+
+class Residual(nn.Module):
+    """x + two 3x3 convolutions of x, each after its normalisation and activation."""
+
+    def __init__(self, recipe: Recipe, channels: int):
+        super().__init__()
+        self.path = nn.Sequential(*(layer for _ in range(2) for layer in (
+            *activation(recipe, channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False))))
+
+    def forward(self, x):
+        return x + self.path(x)
+
+
+def residual_blocks(recipe: Recipe, channels: int, side: int) -> list[nn.Module]:
+    """The recipe's residual blocks for a map of this side: only small maps are worth their time."""
+    return [Residual(recipe, channels) for _ in range(recipe.residual)] if side <= 8 else []
+
+
+@torch.no_grad()
+def start_linear(model: VAE, images: Tensor) -> None:
+    """Set the linear path to the best linear VAE of these images, and everything beside it to 0.
+
+    The decoder works on logits, so its columns are divided by the link's slope at the mean image, x(1 - x).
+    """
+    from vae_measures import linear_vae_parameters, spectrum
+
+    recipe = model.recipe
+    best = linear_vae_parameters(spectrum(images, top=2 * recipe.latent), recipe.start_sigma2, recipe.latent)
+    slope = best.mean * (1 - best.mean)                             # (D,)
+    model.linear_in.weight.copy_(best.encoder)
+    model.linear_out.weight.copy_(best.decoder / slope[:, None])
+    model.linear_out.bias.copy_(torch.logit(best.mean))
+    last = [m for m in model.decoder.modules() if isinstance(m, (nn.Linear, nn.ConvTranspose2d))][-1]
+    for layer, bias in ((model.to_mu, -best.encoder @ best.mean), (model.to_logvar, best.variance.log()), (last, 0)):
+        layer.weight.zero_()
+        layer.bias.copy_(torch.as_tensor(bias))
 
 
 def smallest_map(recipe: Recipe) -> int:
@@ -411,6 +468,14 @@ def check_finite(recipe: Recipe, sums: Tensor, epoch: int, folder: Path) -> None
                         f"{batch + 1}; {folder} keeps epoch {epoch - 1}; try a smaller learning rate or precision fp32")
 
 
+def make_optimizer(model: VAE) -> torch.optim.Optimizer:
+    """Adam, with a rate of its own for a linear path, which the network's full rate would spoil."""
+    linear = [p for name, p in model.named_parameters() if name.startswith("linear_")]
+    rest = [p for name, p in model.named_parameters() if not name.startswith("linear_")]
+    groups = [{"params": rest, "share": 1.0}] + [{"params": linear, "share": model.recipe.linear_lr}] * bool(linear)
+    return torch.optim.Adam(groups, lr=model.recipe.lr, fused=True)
+
+
 def train_epoch(model: VAE, optimizer, images: Tensor, *, seed: int, epoch: int, epochs: int, precision: str,
                 tick: Callable[[str], None], folder: Path) -> dict[str, float]:
     """One pass over the images in a fresh order; terms stay on the device and are read once at the end."""
@@ -431,7 +496,7 @@ def train_epoch(model: VAE, optimizer, images: Tensor, *, seed: int, epoch: int,
         if recipe.clip:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, (epoch - 1 + i / len(batches)) / epochs)
+            group["lr"] = group["share"] * learning_rate(recipe, (epoch - 1 + i / len(batches)) / epochs)
         optimizer.step()
         sums[i, 0], sums[i, 1] = terms.reconstruction.detach().sum(), terms.kl.detach().sum()
         if time.perf_counter() - shown > 1:
@@ -624,7 +689,9 @@ def train_to_end(recipe: Recipe, images, heldout, test, identity: dict, folder: 
     """The remaining epochs of a run, saved one by one; returns the whole history."""
     seed, epochs, precision = identity["seed"], identity["epochs"], identity["precision"]
     model = build(recipe, seed).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
+    optimizer = make_optimizer(model)
+    if recipe.start == "linear" and not (folder / "state.pt").exists():
+        start_linear(model, images.images)
     if recipe.schedule == "constant" and not (folder / "state.pt").exists():
         borrow_shorter(folder, identity)
     history = restore(folder, model, optimizer, device)
@@ -715,7 +782,7 @@ def seconds_needed(recipe: Recipe, images: int, epochs: int = 0, device: str = "
     where = choose_device(device)
     precision = choose_precision(precision, where)
     model = build(recipe).to(where)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
+    optimizer = make_optimizer(model)
     fake = torch.randint(0, 256, (recipe.batch * steps, 3, recipe.side, recipe.side), dtype=torch.uint8)
     args = dict(seed=0, epoch=1, epochs=1, precision=precision, tick=lambda text: None, folder=Path("."))
     train_epoch(model, optimizer, fake[: recipe.batch], **args)    # the first step allocates
