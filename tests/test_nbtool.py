@@ -70,7 +70,7 @@ def test_sound_notebook_has_no_problems(write):
     (lambda cells: cells[3].update(outputs=[v4.new_output("display_data", {"text/html": "<img src='data:,'>"})]),
      "without alt"),
     (lambda cells: cells[2].update(outputs=[printed("CIFAR-10 from disk, CelebA: the stand-in.")]), "stand-in"),
-    (lambda cells: cells[2].update(outputs=[printed("CIFAR-10 from disk.")]), "does not name CelebA"),
+    (lambda cells: cells[2].update(outputs=[printed("CIFAR-10 from disk.")]), "does not name celeba"),
     (lambda cells: cells[2].metadata.update(tags=[]), "`data-banner`"),
 ])
 def test_each_planted_fault_is_named(write, spoil, fault):
