@@ -1,0 +1,282 @@
+"""Images per second of the recipes as this project trains them, against the loop that a student would write.
+
+    python tests/benchmarks/against_student.py --data-root data [--only conv fc] [--switches] [--profile conv]
+
+Whatever is compared runs in turns, a few seconds each for several rounds, so that a machine that is busy with something
+else slows all alike: trust the ratios before the rates, and the best round before the median. `--switches` shows what
+each of the things that make the difference gives by itself, `--profile` where the time of a step goes.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import vae_helpers  # noqa: E402
+import vae_layers  # noqa: E402
+from data import load  # noqa: E402
+from vae_helpers import RECIPES, VAE, Recipe, choose_device, kl_divergence, to_pixels  # noqa: E402
+from vae_report import markdown_table  # noqa: E402
+
+NAMES = ("conv", "fc", "p1-conv", "celeba64")
+SWITCHES = {"uint8": "uint8 set on the device, no DataLoader", "bf16": "bf16 products",
+            "channels_last": "channels_last", "fused": "fused Adam", "products": "small maps as products"}
+
+class Pictures(Dataset):
+    """Images as torchvision gives CIFAR10's and CelebA's: opened anew at each access, and made a tensor."""
+
+    def __init__(self, items, open_item: Callable, *steps: Callable):
+        self.items, self.open_item = items, open_item
+        self.transform = transforms.Compose([*steps, transforms.ToTensor()])
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.transform(self.open_item(self.items[i]))
+
+
+def student_set(recipe: Recipe, images, root: Path, folder: Path) -> Dataset:
+    """What the student's DataLoader reads for an ImageSet; the stand-in's faces become JPEGs in the folder."""
+    arrays = images.images.permute(0, 2, 3, 1).contiguous().numpy()      # (N, H, W, 3)
+    if recipe.data == "cifar10":
+        return Pictures(arrays, Image.fromarray)
+    if images.real:
+        files = sorted((root / "celeba" / "img_align_celeba").glob("*.jpg"))[:len(images)]
+    else:
+        files = [folder / f"{i:06d}.jpg" for i in range(len(images))]
+        for file, array in zip(files, arrays, strict=True):
+            Image.fromarray(array).resize((178, 218)).save(file, quality=90)
+    return Pictures(files, Image.open, transforms.CenterCrop(178), transforms.Resize(recipe.side))
+
+
+def student_model(recipe: Recipe) -> VAE:
+    """The same sizes from the library's own layers, in its own layout."""
+    with (mock.patch.object(vae_helpers, "Down", lambda c, out: nn.Conv2d(c, out, 4, 2, 1)),
+          mock.patch.object(vae_helpers, "Up", lambda c, out: nn.ConvTranspose2d(c, out, 4, 2, 1))):
+        return VAE(recipe)
+
+
+def student_loop(recipe: Recipe, pictures: Dataset, workers: int, device: torch.device) -> Callable[[float], float]:
+    """A function that trains for some seconds and returns images/s; the first batch, where workers start, is free."""
+    model = student_model(recipe).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+    loader = DataLoader(pictures, batch_size=recipe.batch, shuffle=True, num_workers=workers)
+
+    def step(x: Tensor) -> float:
+        x = x.to(device)
+        logits, mu, logvar = model(x, torch.randn(len(x), recipe.latent, device=device))
+        error = F.binary_cross_entropy if recipe.reconstruction == "bce" else F.mse_loss
+        loss = (error(to_pixels(recipe, logits), x, reduction="sum") + kl_divergence(mu, logvar).sum()) / len(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def run(seconds: float) -> float:
+        batches = endless(loader)
+        step(next(batches))
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            x = next(batches)
+            step(x)
+            done += len(x)
+        return done / (time.perf_counter() - start)
+
+    return run
+
+
+def endless(loader: DataLoader) -> Iterator[Tensor]:
+    while True:
+        yield from loader
+
+
+def our_loop(recipe: Recipe, images: Tensor, device: torch.device, on: frozenset[str] | None = None,
+             pictures: Dataset | None = None) -> Callable[[float], float]:
+    """A function that runs `train_epoch` for about so many seconds and returns images/s; `on` names the switches."""
+    as_is, on = on is None, frozenset(SWITCHES) if on is None else on
+    layout = torch.channels_last if "channels_last" in on else torch.contiguous_format
+    model = vae_helpers.build(recipe).to(memory_format=layout).to(device)
+    optimizer = vae_helpers.make_optimizer(model)
+    for group in optimizer.param_groups:
+        group["fused"] = "fused" in on or None
+    precision = vae_helpers.choose_precision("auto" if "bf16" in on else "fp32", device)
+    images, rate = vae_helpers.on_device(images, device), 0.0
+
+    def run(seconds: float) -> float:
+        nonlocal rate
+        count = int(rate * seconds) // recipe.batch or 2                 # batches that fill the time
+        index = torch.arange(count * recipe.batch) % len(images)
+        chosen = images[index.to(images.device)]
+        with contextlib.ExitStack() as stack:
+            if not as_is:
+                stack.enter_context(switched(recipe, on, layout, pictures))
+            rate = vae_helpers.train_epoch(model, optimizer, chosen, seed=0, epoch=1, epochs=1, precision=precision,
+                                           tick=lambda text: None, folder=Path("."))["images_per_second"]
+        return rate
+
+    return run
+
+
+@contextlib.contextmanager
+def switched(recipe: Recipe, on: frozenset[str], layout: torch.memory_format, pictures: Dataset):
+    """Our training with the switches of data, layout and layers set as named."""
+    batches = endless(DataLoader(pictures, batch_size=recipe.batch, shuffle=True))
+
+    def pixels(recipe, images, index, device):
+        x = images[index].to(device).float().div_(255) if "uint8" in on else next(batches)[:len(index)].to(device)
+        return x.contiguous(memory_format=layout)
+
+    pay = vae_layers._products_pay if "products" in on else lambda *args: False
+    with mock.patch.object(vae_helpers, "pixels", pixels), mock.patch.object(vae_layers, "_products_pay", pay):
+        yield
+
+
+def flops(recipe: Recipe) -> float:
+    """Operations of a training step per image: forward once, backward twice, two for each multiply-add.
+
+    The library's way of counting; the products of small maps do the same with 9 of 16 multiplications.
+    """
+    counts = []
+
+    def count(layer, inputs, output):
+        smaller = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        counts.append(layer.weight.numel() * smaller[0, 0].numel() if smaller.dim() == 4 else layer.weight.numel())
+
+    model = student_model(recipe).eval()
+    for layer in model.modules():
+        if hasattr(layer, "weight") and not isinstance(layer, nn.BatchNorm2d):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.rand(1, 3, recipe.side, recipe.side), torch.randn(1, recipe.latent))
+    return 3 * 2 * sum(counts)
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
+    """FLOP/s of 2048^3 matrix products."""
+    a, done = torch.rand(2048, 2048, device=device, dtype=dtype), 0
+    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    a @ a
+    sync()
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        a @ a
+        sync()
+        done += 1
+    return done * 2 * 2048 ** 3 / (time.perf_counter() - start)
+
+
+def in_turns(contenders: dict[str, Callable[[float], float]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Rates of each contender by round, after a short turn that warms up."""
+    for run in contenders.values():
+        for _ in range(2):
+            run(min(seconds, 0.5))
+    rates = {name: [] for name in contenders}
+    for r in range(rounds):
+        for name, run in contenders.items():
+            rates[name].append(run(seconds))
+        print(f"  round {r + 1} of {rounds}: " + ", ".join(f"{k} {v[-1]:,.4g}" for k, v in rates.items()),
+              file=sys.stderr, flush=True)
+    return rates
+
+
+def best_and_median(rates: list[float]) -> str:
+    return f"{max(rates):,.0f} ({statistics.median(rates):,.0f})"
+
+
+def ratios(rates: list[float], others: list[float]) -> str:
+    """Best round over best round, and the median of the rounds' own ratios."""
+    own = statistics.median(a / b for a, b in zip(rates, others, strict=True))
+    return f"{max(rates) / max(others):.2f} ({own:.2f})"
+
+
+def compare(recipe: Recipe, images, pictures: Dataset, device: torch.device, rounds: int, seconds: float) -> dict:
+    """One row of the table: the student with the better number of workers, and our training."""
+    rates = in_turns({
+        "student": student_loop(recipe, pictures, 0, device),
+        "student, 2 workers": student_loop(recipe, pictures, 2, device),
+        "ours": our_loop(recipe, images.images, device),
+        "fp32 product": lambda _: product_rate(torch.float32, device),
+        "bf16 product": lambda _: product_rate(torch.bfloat16, device)}, rounds, seconds)
+    ours, student = rates["ours"], max(rates["student"], rates["student, 2 workers"], key=statistics.median)
+    achieved = flops(recipe) * max(ours)
+    return {"recipe": recipe.name, "student, images/s": best_and_median(student),
+            "workers": 0 if student is rates["student"] else 2, "here, images/s": best_and_median(ours),
+            "ratio": ratios(ours, student), "MFLOP an image": f"{flops(recipe) / 1e6:.0f}",
+            "GFLOP/s": f"{achieved / 1e9:,.0f}", "of a bf16 product": f"{achieved / max(rates['bf16 product']):.0%}",
+            "of an fp32 product": f"{achieved / max(rates['fp32 product']):.0%}"}
+
+
+def compare_switches(recipe: Recipe, images, pictures: Dataset, device: torch.device, rounds: int, seconds: float,
+                     ) -> list[dict]:
+    """What each switch gives: turned on alone, and missed when it alone is off."""
+    switches = [s for s in SWITCHES if recipe.network == "conv" or s not in ("channels_last", "products")]
+    everything = frozenset(switches)
+    loop = functools.partial(our_loop, recipe, images.images, device, pictures=pictures)
+    contenders = {"none": loop(on=frozenset()), "all": loop(on=everything)}
+    for s in switches:
+        contenders |= {f"only {s}": loop(on=frozenset({s})), f"no {s}": loop(on=everything - {s})}
+    rates = in_turns(contenders, rounds, seconds)
+    rows = [{"recipe": recipe.name, "switch": SWITCHES[s], "alone, × none": ratios(rates[f"only {s}"], rates["none"]),
+             "last, × all others": ratios(rates["all"], rates[f"no {s}"])} for s in switches]
+    both = ratios(rates["all"], rates["none"])
+    return [*rows, {"recipe": recipe.name, "switch": "all", "alone, × none": both, "last, × all others": both}]
+
+
+def show_profile(recipe: Recipe, images: Tensor, device: torch.device) -> None:
+    """The operations of some steps by their own time."""
+    run = our_loop(recipe, images, device)
+    for _ in range(3):
+        run(1)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] * (device.type == "cuda")
+    with torch.profiler.profile(activities=activities) as profile:
+        run(1)
+    order = f"self_{device.type}_time_total"
+    print(profile.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=60))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME", choices=list(RECIPES))
+    parser.add_argument("--switches", action="store_true", help="what each switch gives, instead of the comparison")
+    parser.add_argument("--profile", metavar="NAME", choices=list(RECIPES), help="profile a recipe and stop")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--images", type=int, default=10_000, help="of the training set")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="a turn")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device, rows = choose_device(args.device), []
+    for recipe in (RECIPES[n] for n in ([args.profile] if args.profile else args.only)):
+        images = load(recipe.data, "train", side=recipe.side, limit=args.images, root=args.data_root)
+        print(f"{recipe.name}: {images.source}", file=sys.stderr)
+        if args.profile:
+            return show_profile(recipe, images.images, device)
+        with tempfile.TemporaryDirectory() as folder:
+            pictures = student_set(recipe, images, args.data_root, Path(folder))
+            timed = compare_switches if args.switches else compare
+            row = timed(recipe, images, pictures, device, args.rounds, args.seconds)
+            rows += row if args.switches else [row]
+    print(f"\nBest round (median), {vae_helpers.device_name(device)}, torch {torch.__version__}\n")
+    print(markdown_table(rows))
+
+
+if __name__ == "__main__":
+    main()
