@@ -104,12 +104,12 @@ def head(face: Face) -> None:
         ear.paint(ear.ellipse(x * face.jaw, 0.08, 0.14, 0.22), face.skin_colour * 0.82)
     canvas = face.part(-0.9, -1.2, 0.9, 1.05)
     canvas.paint(canvas.ellipse(0, -0.22, face.jaw + 0.09, 0.93), face.hair_colour)
-    shade = (1 - 0.22 * canvas.x / face.jaw * (1 - 2 * face.light)) - 0.1 * canvas.y * canvas.y
+    shade = (0.97 - 0.18 * canvas.x / face.jaw * (1 - 2 * face.light)) - 0.1 * canvas.y * canvas.y
     canvas.paint(canvas.ellipse(0, 0, face.jaw, 1), face.skin_colour * shade[:, None])
 
 
 def cheeks(face: Face) -> None:
-    blush = mix(face.skin_colour, rgb("d8584e"), 0.3)
+    blush = mix(face.skin_colour, rgb("d8584e"), 0.05 + 0.5 * face.smile)    # who smiles glows
     for x in (-0.42, 0.42):
         canvas = face.part(x - 0.45, 0.1, x + 0.45, 0.54)
         canvas.paint(canvas.glow(x + face.turn, 0.32, 0.3, 0.22), blush)
@@ -145,7 +145,7 @@ def nose(face: Face) -> None:
 def mouth(face: Face) -> None:
     canvas = face.part(-0.62, 0.3, 0.62, 0.9)
     arch = canvas.arch(1.1 * face.turn, 0.3 + 0.1 * face.smile)
-    middle = 0.56 + 0.4 * (face.smile - 0.5) * (arch - 0.55)
+    middle = 0.57 + 0.6 * (face.smile - 0.38) * (arch - 0.55)
     gap, lip = 0.12 * face.mouth * arch, (0.045 + 0.03 * face.Wearing_Lipstick) * np.sqrt(arch)
     lips = mix(face.skin_colour * 0.72, rgb("c0182c"), 0.25 + 0.6 * face.Wearing_Lipstick)
     canvas.paint(canvas.band(middle, gap + lip), lips)
@@ -156,7 +156,7 @@ def mouth(face: Face) -> None:
 def mustache(face: Face) -> None:
     canvas = face.part(-0.62, 0.3, 0.62, 0.6)
     arch = canvas.arch(1.2 * face.turn, 0.4)
-    whiskers = canvas.band(0.5 - 0.1 * arch, 0.085 * arch)
+    whiskers = canvas.band(0.48 - 0.1 * arch, 0.085 * arch)
     canvas.paint(whiskers * face.Mustache, face.hair_colour * 0.75)
 
 
