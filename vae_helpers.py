@@ -468,6 +468,15 @@ def check_finite(recipe: Recipe, sums: Tensor, epoch: int, folder: Path) -> None
                         f"{batch + 1}; {folder} keeps epoch {epoch - 1}; try a smaller learning rate or precision fp32")
 
 
+def check_epoch(model: VAE, record: dict, folder: Path) -> None:
+    """The same for what an epoch's last step made: weights, and held-out terms under them."""
+    bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    bad += [name for name, value in record.items() if not math.isfinite(value)]
+    if bad:
+        raise NonFinite(f"{model.recipe.name}: {bad[0]} is not finite after the last batch of epoch {record['epoch']}; "
+                        f"{folder} keeps epoch {record['epoch'] - 1}; try a smaller learning rate or precision fp32")
+
+
 def make_optimizer(model: VAE) -> torch.optim.Optimizer:
     """Adam, with a rate of its own for a linear path, which the network's full rate would spoil."""
     linear = [p for name, p in model.named_parameters() if name.startswith("linear_")]
@@ -595,6 +604,13 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
 
 
+def write_tensors(path: Path, value: dict) -> None:
+    """Serialised in memory first, because `torch.save` hides why a file cannot be written."""
+    whole = io.BytesIO()
+    torch.save(value, whole)
+    write_atomically(path, lambda file: file.write(whole.getbuffer()))
+
+
 def read_weights(path: Path, device: torch.device | str = "cpu") -> dict:
     """A checkpoint's tensors and plain values; a damaged file is one sentence."""
     try:
@@ -621,6 +637,8 @@ def only_process(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Busy(f"another process is training {folder}; wait until it ends, or stop it") from None
+        for half_written in folder.glob("*.tmp"):                  # by a process that was killed
+            half_written.unlink()
         yield
 
 
@@ -704,6 +722,7 @@ def train_to_end(recipe: Recipe, images, heldout, test, identity: dict, folder: 
                              precision=precision, tick=progress.tick, folder=folder)
         for prefix, held in sets:
             record |= summary(recipe, evaluate(model, held, precision=precision, seed=seed), prefix)
+        check_epoch(model, record, folder)
         history.append(record | {"device": device_name(device)})
         save(folder, model, optimizer, recipe, history)
         log_epochs(history[-1:], epochs, progress)
@@ -713,9 +732,9 @@ def train_to_end(recipe: Recipe, images, heldout, test, identity: dict, folder: 
 def save(folder: Path, model: VAE, optimizer, recipe: Recipe, history: list[dict]) -> None:
     """Write what the next epoch needs; the best weights first, so that no state points to missing ones."""
     if recipe.patience and best_epoch(history) is history[-1]:
-        write_atomically(folder / "best.pt", lambda file: torch.save({"model": model.state_dict()}, file))
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-    write_atomically(folder / "state.pt", lambda file: torch.save(state, file))
+        write_tensors(folder / "best.pt", {"model": model.state_dict()})
+    write_tensors(folder / "state.pt",
+                  {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history})
     write_json(folder / "history.json", history)
 
 
@@ -783,7 +802,8 @@ def seconds_needed(recipe: Recipe, images: int, epochs: int = 0, device: str = "
     precision = choose_precision(precision, where)
     model = build(recipe).to(where)
     optimizer = make_optimizer(model)
-    fake = torch.randint(0, 256, (recipe.batch * steps, 3, recipe.side, recipe.side), dtype=torch.uint8)
+    fake = torch.randint(0, 256, (recipe.batch * steps, 3, recipe.side, recipe.side), dtype=torch.uint8,
+                         generator=generator("cpu", "calibration"))
     args = dict(seed=0, epoch=1, epochs=1, precision=precision, tick=lambda text: None, folder=Path("."))
     train_epoch(model, optimizer, fake[: recipe.batch], **args)    # the first step allocates
     record = train_epoch(model, optimizer, fake, **args)
@@ -999,6 +1019,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [n for n in args.names if n not in RECIPES]
     if unknown:
         parser.error(f"no recipe {unknown[0]!r}; there are {', '.join(RECIPES)}")
+    from data import DataError
     try:
         settings = Settings(epochs=args.epochs, train_limit=args.limit, data=args.data, data_root=args.data_root,
                             runs=args.runs, seed=args.seed, device=args.device, precision=args.precision)
@@ -1010,7 +1031,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; finished epochs are kept, and the same command goes on from there", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+    except (DataError, ValueError, OSError, RuntimeError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
