@@ -88,7 +88,7 @@ def tile(images: Tensor, columns: int, zoom: int = 2, gap: int = 2) -> np.ndarra
     sheet = torch.full((rows * columns, 3, H + gap, W + gap), 255, dtype=torch.uint8)
     sheet[:N, :, :H, :W] = images
     sheet = sheet.view(rows, columns, 3, H + gap, W + gap).permute(0, 3, 1, 4, 2)    # (rows, H, columns, W, 3)
-    sheet = sheet.reshape(rows * (H + gap), columns * (W + gap), 3)[:-gap, :-gap]
+    sheet = sheet.reshape(rows * (H + gap), columns * (W + gap), 3)[:rows * (H + gap) - gap, :columns * (W + gap) - gap]
     return sheet.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1).numpy()
 
 
