@@ -29,8 +29,9 @@ def load(name: str, split: str = "train", side: int | None = None, limit: int = 
     """The images of one split, at most `limit` of them (0: all), in an order that never changes.
 
     `source` "real" insists on the dataset's files under `root`, "standin" draws pictures from
-    `seed`, and "auto" takes the files where they lie and draws otherwise. `progress(done, total,
-    what)` is called now and then while something takes long.
+    `seed`, and "auto" takes the files where they lie and draws otherwise. `download` fetches
+    CIFAR-10 where it is absent; CelebA has to be put there by hand. `progress(done, total, what)`
+    is called now and then while something takes long.
     """
     side = SIDES.get(name, (0,))[0] if side is None else side
     _check_request(name, split, side, limit, source, seed)

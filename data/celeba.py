@@ -122,7 +122,7 @@ def _by_name(path: Path, rows: list[str], first: int) -> dict[str, str]:
     """What follows the name in each row; `first` is the line that the rows begin at."""
     rest_of = {}
     for number, row in enumerate(rows, first):
-        name, _, rest = row.strip().partition(" ")
+        name, rest = (*row.split(None, 1), "", "")[:2]
         if name in rest_of:
             raise DataError(f"{path} line {number} lists {name} a second time: "
                             "copy the list again.")

@@ -26,6 +26,7 @@ ROW_BYTES = 3 * DIGEST_BYTES
 BLOCK = 1024            # images between two writes: at most so many are lost by a kill
 PIECE = 32              # images a thread takes at once
 SAMPLE = 256            # images whose pixels are compared with their digests at every opening
+WAITING = "waiting for another process that fills the cache"
 
 Decode = Callable[[Path, bytes], np.ndarray]     # a file's content to (3, side, side) uint8
 
@@ -40,12 +41,9 @@ def cached_images(stem: Path, files: list[Path], side: int, decode: Decode, prog
     if not cache.holds(stats):
         stem.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(stem.with_suffix(".lock"), lambda: progress(0, len(files), WAITING)):
-            why = cache.settle(files, stats)
+            why = cache.settle(files, stats, progress)
             cache.grow(files, stats, decode, progress)
     return cache.images(len(files)), cache.rows()[:len(files), PIXELS], why
-
-
-WAITING = "waiting for another process that fills the cache"
 
 
 class _Cache:
@@ -81,14 +79,16 @@ class _Cache:
         """Whether a sound cache begins with exactly these files, untouched since."""
         return np.array_equal(self.rows()[:len(stats), STAT], stats) and self.is_sound()
 
-    def settle(self, files: list[Path], stats: np.ndarray) -> str:
+    def settle(self, files: list[Path], stats: np.ndarray, progress) -> str:
         """Remove a cache that is damaged or whose files changed, and say which it was."""
         if not self.is_sound():
             self.cut(0)
             return "its cache was damaged and was made again"
         rows = self.rows().copy()
         touched = np.flatnonzero((rows[:len(files), STAT] != stats[:len(rows)]).any(1))
-        for i in touched:
+        for done, i in enumerate(touched):
+            if done % BLOCK == 0:
+                progress(done, len(touched), "reading faces whose time changed")
             if _content_digest(files[i], _read(files[i])) != rows[i, CONTENT].tobytes():
                 self.cut(0)
                 return f"its cache was made again because {files[i].name} changed"
@@ -121,12 +121,14 @@ class _Cache:
         _write_at(self.rows_path, start * ROW_BYTES, rows)
 
     def cut(self, count: int) -> None:
-        """Keep the first rows only; remove the files for none, as others may have them mapped."""
+        """Keep the first rows only; for none remove the files, as others may have them mapped."""
         for path, size in [(self.rows_path, ROW_BYTES), (self.images_path, self.image_bytes)]:
             if count == 0:
                 path.unlink(missing_ok=True)
             elif path.stat().st_size > count * size:
-                os.truncate(path, count * size)
+                # Windows refuses while the images are mapped; the rest behind the rows is ignored.
+                with contextlib.suppress(OSError):
+                    os.truncate(path, count * size)
 
 
 def _decoded(pool, files: list[Path], stats: np.ndarray, decode: Decode, shape
