@@ -342,4 +342,4 @@ if __name__ == "__main__":
     except (NotebookError, ValueError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Stopped; finished epochs are kept in runs/.")
+        sys.exit("Stopped.")
