@@ -140,6 +140,7 @@ def _table() -> dict[str, Recipe]:
         *(Recipe(f"p{i}-conv", **{**small, **p}) for i, p in enumerate((p1, p2, p3), 1)),
         *(Recipe(f"p{i}-fc", **{**dense, **early, **p}) for i, p in enumerate((p1, p2, p3), 1)),
         Recipe("celeba32", data="celeba", **{**small, **p2}),
+        Recipe("improved", widths=(64, 128, 240), activation="silu", residual=1, start="linear", schedule="onecycle"),
     ]
     return {r.name: r for r in recipes}
 
@@ -245,15 +246,15 @@ def residual_blocks(recipe: Recipe, channels: int, side: int) -> list[nn.Module]
 
 
 @torch.no_grad()
-def start_linear(model: VAE, images: Tensor) -> None:
-    """Set the linear path to the best linear VAE of these images, and everything beside it to 0.
+def start_linear(model: VAE, spectrum) -> None:
+    """Set the linear path to the best linear VAE for images of this spectrum, and everything beside it to 0.
 
     The decoder works on logits, so its columns are divided by the link's slope at the mean image, x(1 - x).
     """
-    from vae_measures import linear_vae_parameters, spectrum
+    from vae_measures import linear_vae_parameters
 
     recipe = model.recipe
-    best = linear_vae_parameters(spectrum(images, top=2 * recipe.latent), recipe.start_sigma2, recipe.latent)
+    best = linear_vae_parameters(spectrum, recipe.start_sigma2, recipe.latent)
     slope = best.mean * (1 - best.mean)                             # (D,)
     model.linear_in.weight.copy_(best.encoder)
     model.linear_out.weight.copy_(best.decoder / slope[:, None])
@@ -709,7 +710,8 @@ def train_to_end(recipe: Recipe, images, heldout, test, identity: dict, folder: 
     model = build(recipe, seed).to(device)
     optimizer = make_optimizer(model)
     if recipe.start == "linear" and not (folder / "state.pt").exists():
-        start_linear(model, images.images)
+        from vae_measures import spectrum
+        start_linear(model, spectrum(images.images, top=recipe.latent))
     if recipe.schedule == "constant" and not (folder / "state.pt").exists():
         borrow_shorter(folder, identity)
     history = restore(folder, model, optimizer, device)
@@ -959,6 +961,13 @@ def reconstruct(model: VAE, images: Tensor) -> Tensor:
 def prior(n: int, latent: int, seed: int = 0) -> Tensor:
     """n draws from N(0, I), (n, latent)."""
     return torch.randn(n, latent, generator=generator("cpu", seed, "prior"))
+
+
+def sample(model: VAE, n: int, seed: int = 0, density=None) -> Tensor:
+    """n images decoded from N(0, I), or from a density that has `sample(n, generator)`."""
+    if density is None:
+        return decode(model, prior(n, model.recipe.latent, seed))
+    return decode(model, density.sample(n, generator("cpu", seed, "density")).float())
 
 
 def lerp(a: Tensor, b: Tensor, steps: int = 10) -> Tensor:

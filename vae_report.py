@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_experiments import Scale
 from vae_helpers import (
     Recipe,
     Run,
@@ -24,8 +25,10 @@ from vae_helpers import (
     write_atomically,
     write_json,
 )
+from vae_measures import Gradients, Spectrum
 
-COLOURS = {"conv": "#1f5fa8", "fc": "#d9822b", "celeba64": "#3f8f4f", "data": "#222222", "floor": "#888888"}
+COLOURS = {"conv": "#1f5fa8", "fc": "#d9822b", "improved": "#7b3294", "celeba64": "#3f8f4f", "grey": "#777777"}
+MARKERS = {"conv": "o", "fc": "s", "improved": "^", "celeba64": "o"}
 
 
 def gallery_for(settings: Settings, *sets) -> Gallery:
@@ -113,22 +116,158 @@ def picture(panels: dict[str, np.ndarray], title: str, across: bool = True):
     return figure
 
 
-def plot_curves(runs: dict[str, Run], floor: float, test_floor: float, ceiling: float):
-    """Losses by epoch as excess over the entropy floor of their set, with the mean image's; KL beside it."""
-    figure, (left, right) = new_figure(2)
+def plot_curves(runs: dict[str, Run], scale: Scale, linear: float):
+    """Losses by epoch above the floor of their set, with mean image and linear optimum; KL beside them."""
+    figure, (left, right) = new_figure(2, width=9)
     for name, run in runs.items():
-        colour = COLOURS.get(run.recipe.name, None)
-        epochs = run.curve("epoch")
-        left.plot(epochs, [v - floor for v in run.curve("loss")], color=colour, label=f"{name}, training")
-        left.plot(epochs, [v - test_floor for v in run.curve("test_loss")], color=colour, ls="--", marker=".",
-                  label=f"{name}, test")
-        right.plot(epochs, run.curve("kl"), color=colour, marker=".", label=name)
-    left.axhline(ceiling - test_floor, color=COLOURS["floor"], ls=":", label="mean image, no model")
-    left.set(xlabel="epoch", ylabel="nats per image above the floor", ylim=(0, None))
-    right.set(xlabel="epoch", ylabel="KL, nats per image", ylim=(0, None))
-    left.legend(fontsize=8)
+        colour, epochs = COLOURS[name], run.curve("epoch")
+        left.plot(epochs, above(run.curve("loss"), scale.floor), color=colour, lw=1, label=f"{name}, training")
+        left.plot(epochs, above(run.curve("test_loss"), scale.test_floor), color=colour, ls="--", marker=MARKERS[name],
+                  ms=4, label=f"{name}, test")
+        right.plot(epochs, run.curve("test_kl"), color=colour, marker=MARKERS[name], ms=4, label=name)
+    reference_lines(left, scale, linear)
+    left.set(xlabel="epoch", ylabel="nats per image above the floor", ylim=(0, None), title="Loss above the floor")
+    right.set(xlabel="epoch", ylabel="nats per image", ylim=(0, None), title="KL: what the code carries")
+    left.legend(fontsize=7, ncols=2)
     right.legend(fontsize=8)
-    return figure, (left, right)
+    return figure
+
+
+def above(losses: list[float], floor: float) -> list[float]:
+    return [loss - floor for loss in losses]
+
+
+def reference_lines(axes, scale: Scale, linear: float) -> None:
+    """The mean image and the linear optimum, above the floor."""
+    axes.axhline(scale.test_mean_image - scale.test_floor, color=COLOURS["grey"], ls=":", label="mean image")
+    axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
+
+
+def plot_by_seconds(runs: dict[str, Run], scale: Scale, linear: float):
+    """Test loss above the floor against the seconds of training, on a logarithmic axis."""
+    figure, axes = new_figure(width=7)
+    for name, run in runs.items():
+        seconds = np.cumsum(run.curve("seconds"))
+        axes.plot(seconds, above(run.curve("test_loss"), scale.test_floor), color=COLOURS[name], marker=MARKERS[name],
+                  ms=4, label=name)
+    axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
+    axes.set(xscale="log", xlabel="seconds of training", ylabel="test loss above the floor, nats",
+             title="The improvement begins where the fully connected model ends")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_spectra(spectra: dict[str, Spectrum], lines: dict[str, float]):
+    """Eigenvalues of the pixel covariance by rank, and the decoder variance of each loss as a line."""
+    figure, axes = new_figure(width=7)
+    for (name, spectrum), (colour, style) in zip(spectra.items(), ((COLOURS["conv"], "-"), (COLOURS["celeba64"], "--")),
+                                                 strict=False):
+        values = spectrum.eigenvalues.numpy()
+        axes.plot(np.arange(1, len(values) + 1), values, style, color=colour, label=name)
+        for sigma2 in lines.values():
+            kept = int((values > sigma2).sum())
+            axes.annotate(str(kept), (max(kept, 1), sigma2), textcoords="offset points", xytext=(3, 4), fontsize=9,
+                          color=colour)
+    for (label, sigma2), style in zip(lines.items(), (":", "-."), strict=False):
+        axes.axhline(sigma2, color=COLOURS["grey"], ls=style, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="rank", ylabel="eigenvalue, squared pixels in [0, 1]",
+             title="How many directions are worth their price")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_gradients(gradients: Gradients):
+    """Spread over draws of both estimators of one gradient, in the dimension where it is largest."""
+    figure, axes = new_figure(width=7, height=2.8)
+    dim = gradients.pathwise.mean(0).abs().argmax()
+    names = ("pathwise\n(reparameterised)", "score function\nwith baseline", "score function")
+    values = (gradients.pathwise, gradients.score_with_baseline, gradients.score)
+    axes.boxplot([v[:, dim].numpy() for v in values], orientation="horizontal", tick_labels=names, whis=(1, 99),
+                 showfliers=False, widths=0.6, medianprops={"color": COLOURS["fc"]})
+    axes.set(xscale="symlog", xlabel="one draw's estimate of one component of the gradient, nats per unit (symlog)",
+             title="One draw is enough only with the trick")
+    return figure
+
+
+def plot_smoothness(kl: Tensor, predicted: int, pairs: tuple[Tensor, Tensor]):
+    """KL of every dimension, sorted, with the predicted count; change of decodings against distance of posteriors."""
+    figure, (left, right) = new_figure(2, width=9)
+    left.bar(range(1, kl.shape[1] + 1), kl.mean(0).sort(descending=True).values, width=1.0, color=COLOURS["conv"])
+    left.axvline(predicted + 0.5, color=COLOURS["fc"], ls="--", label=f"linear prediction: {predicted} active")
+    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats", title="A price that not all dimensions earn")
+    left.legend(fontsize=8)
+    right.scatter(*pairs, s=3, alpha=0.4, color=COLOURS["conv"], linewidths=0)
+    right.set(xlabel="distance of the posteriors, −ln overlap", ylabel="change of the decoding, RMS",
+              title="Posteriors that overlap decode alike", xscale="log")
+    return figure
+
+
+def plot_permuted(control: dict[str, tuple[Run, Run]], scale: Scale):
+    """Last test loss above the floor, with pixels in place and permuted, for each model."""
+    figure, axes = new_figure(width=6, height=2.8)
+    for i, (name, both) in enumerate(control.items()):
+        for j, (run, label, hatch) in enumerate(zip(both, ("pixels in place", "pixels permuted"), ("", "//"),
+                                                    strict=True)):
+            value = run.last["test_loss"] - scale.test_floor
+            axes.barh(2.4 * i + j, value, color=COLOURS[name], hatch=hatch, edgecolor="white", label=f"{name}, {label}")
+            axes.text(value + 1, 2.4 * i + j, f"{value:.1f}", va="center", fontsize=9)
+    axes.set(xlabel="test loss above the floor, nats", yticks=[], title="Without neighbours convolution has no edge")
+    axes.invert_yaxis()
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_wash_out(paths: dict[str, tuple[Tensor | None, Tensor]]):
+    """Norm of the code and sharpness of the frames along paths, as shares of the mean of both ends."""
+    figure, (left, right) = new_figure(2, width=9, height=2.8)
+    for (name, (norms, sharp)), style in zip(paths.items(), ("-", "--", ":"), strict=False):
+        for axes, profile in ((left, norms), (right, sharp)):
+            if profile is not None:
+                mean = profile.mean(0)
+                axes.plot(torch.linspace(0, 1, len(mean)), mean / mean[[0, -1]].mean(), style, color=COLOURS["conv"],
+                          label=name)
+    left.set(xlabel="position on the path", ylabel="share of the ends", ylim=(0, None), title="Norm of the code")
+    right.set(xlabel="position on the path", ylim=(0, None), title="Sharpness of the frames")
+    right.legend(fontsize=8)
+    return figure
+
+
+def plot_by_scale(rows: list[dict], floor: float, latent: int):
+    """Fréchet distance, and spread and sharpness, of samples by the scale of their latent vectors."""
+    figure, (left, right) = new_figure(2, width=9, height=2.8)
+    sigma = [r["sigma"] for r in rows]
+    left.plot(sigma, [r["fd"] for r in rows], marker="o", color=COLOURS["celeba64"])
+    left.axhline(floor, color=COLOURS["grey"], ls=":", label="real against real")
+    left.axvline(1, color=COLOURS["grey"], lw=0.8, label=f"the prior: norm √{latent} = {latent ** 0.5:.0f}")
+    left.set(xlabel="scale σ of z", ylabel="Fréchet distance", ylim=(0, None), title="Distance from real faces")
+    left.legend(fontsize=8)
+    for key, style in (("spread", "-"), ("sharpness", "--")):
+        right.plot(sigma, [r[key] / rows[0][key] for r in rows], style, marker="o", ms=4, color=COLOURS["celeba64"],
+                   label=f"{key}, relative to σ = {sigma[0]}")
+    right.set(xlabel="scale σ of z", yscale="log", title="From one face to noise")
+    right.legend(fontsize=8)
+    return figure
+
+
+def draw_architectures(*recipes: Recipe):
+    """The layers of each recipe as boxes whose heights follow the number of values."""
+    figure, axes = plt.subplots(len(recipes), 1, figsize=(9, 2.1 * len(recipes)), dpi=110, layout="constrained")
+    for ax, recipe in zip(axes, recipes, strict=True):
+        ends = [f"μ, ln σ²\n{recipe.latent}", "draw\nz"]
+        stages = shapes(recipe, "encoder") + ends + shapes(recipe, "decoder")[1:]
+        for i, text in enumerate(stages):
+            values = np.prod([int(n) for n in text.split("×")]) if text[0].isdigit() else recipe.latent
+            height, latent = 0.25 + 0.16 * np.log10(values), not text[0].isdigit()
+            ax.add_patch(plt.Rectangle((i, 0.5 - height / 2), 0.72, height, ec="black", lw=0.8,
+                                       fc="#f3e3d3" if latent else "#dbe6f2"))
+            ax.text(i + 0.36, 0.5, text.replace("×", "×\n"), ha="center", va="center", fontsize=7.5)
+            if i:
+                ax.annotate("", (i, 0.5), (i - 0.28, 0.5), arrowprops={"arrowstyle": "->", "lw": 0.8})
+        ax.set(xlim=(-0.2, 13), ylim=(-0.05, 1.1))
+        ax.axis("off")
+        ax.set_title(f"{recipe.name}: {count_parameters(build(recipe)):,} parameters", loc="left", fontsize=10,
+                     weight="bold")
+    return figure
 
 
 def source_of(*objects) -> str:
@@ -189,16 +328,29 @@ def time_needed(jobs: list[tuple[Recipe, dict]], settings: Settings) -> str:
     return markdown_table(rows) + f"\n\nTraining will take about **{total / 60:.0f} minutes** here.{advice}"
 
 
-def loss_table(runs: dict[str, Run], floor: float, ceiling: float) -> str:
+def recipe_table(*recipes: Recipe) -> str:
+    """Every recipe with what decides it, as Markdown."""
+    return markdown_table([{
+        "recipe": r.name, "data": f"{r.data} {r.side}×{r.side}",
+        "network": f"{r.network} {'-'.join(map(str, r.widths))}", "latent": r.latent, "loss": f"{r.link}, {r.reconstruction}", "batch": r.batch, "rate": f"{r.lr:g}",
+        "epochs": f"≤ {r.epochs}" if r.patience else r.epochs, "parameters": f"{count_parameters(build(r)):,}"}
+        for r in recipes])
+
+
+def loss_table(runs: dict[str, Run], scale: Scale, linear: dict[str, float]) -> str:
     """Test losses on the scale from entropy floor to mean image, as Markdown."""
-    rows = [{"model": "mean image", "test loss": f"{ceiling:.1f}", "above the floor": f"{ceiling - floor:.1f}",
-             "KL": "0", "distortion": f"{ceiling - floor:.1f}", "share of the possible gain": "0 %"}]
-    for name, run in runs.items():
-        loss, kl = run.last["test_loss"], run.last["test_kl"]
-        rows.append({"model": name, "test loss": f"{loss:.1f}", "above the floor": f"{loss - floor:.1f}",
-                     "KL": f"{kl:.1f}", "distortion": f"{loss - kl - floor:.1f}",
-                     "share of the possible gain": f"{(ceiling - loss) / (ceiling - floor):.0%}".replace("%", " %")})
+    rows = [loss_row("mean image", scale.test_mean_image, 0.0, scale, ""),
+            loss_row("linear optimum, untrained", linear["test_loss"], linear["test_kl"], scale, "")]
+    rows += [loss_row(name, run.last["test_loss"], run.last["test_kl"], scale, f"{count_parameters(run.model):,}")
+             for name, run in runs.items()]
     return markdown_table(rows)
+
+
+def loss_row(name: str, loss: float, kl: float, scale: Scale, parameters: str) -> dict:
+    return {"model": name, "parameters": parameters, "test loss": f"{loss:.1f}",
+            "above the floor": f"{loss - scale.test_floor:.1f}", "KL": f"{kl:.1f}",
+            "distortion": f"{loss - kl - scale.test_floor:.1f}",
+            "of the possible gain": f"{scale.share(loss):.0%}".replace("%", " %")}
 
 
 def bullets(*items) -> str:

@@ -1,0 +1,248 @@
+"""The questions that the notebook puts to trained models; each returns numbers or images, none of them draws."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import vae_helpers as vae
+import vae_measures as measure
+from vae_helpers import VAE, Run, Settings
+
+# ---------------------------------------------------------------------------------------------- the scale
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What needs no training on a dataset: nats per image, and the spectrum of its pixels."""
+
+    floor: float             # entropy of the training pixels
+    test_floor: float
+    test_mean_image: float   # the training images' mean as the answer to every test image
+    spectrum: measure.Spectrum
+
+    def share(self, test_loss: float) -> float:
+        """How much of the way from the mean image to the floor a test loss has come."""
+        return (self.test_mean_image - test_loss) / (self.test_mean_image - self.test_floor)
+
+
+def scale_of(splits: dict, top: int) -> Scale:
+    """The scale of a dataset, with the `top` largest eigenvalues."""
+    images, test = splits["images"].images, splits["test"].images
+    return Scale(measure.entropy_floor(images), measure.entropy_floor(test),
+                 measure.mean_image_loss(test, of=images), measure.spectrum(images, top))
+
+
+def linear_terms(recipe: vae.Recipe, scale: Scale, test: Tensor, seed: int) -> dict[str, float]:
+    """Test loss, reconstruction and KL of the best linear VAE, set in closed form and never trained."""
+    linear = recipe.but(network="fc", widths=(), start="linear")
+    model = vae.build(linear)
+    vae.start_linear(model, scale.spectrum)
+    return vae.summary(linear, vae.evaluate(model, test, seed=seed), "test_")
+
+
+# --------------------------------------------------------------------------------------- generated images
+
+
+class Judge:
+    """Fréchet distances to the test images, on the features of a small classifier that is trained here."""
+
+    def __init__(self, name: str, images, test, settings: Settings):
+        device = vae.choose_device(settings.device)
+        bf16 = vae.choose_precision(settings.precision, device) == "bf16"
+        self.name, self.size = name, len(test)
+        self.net = measure.feature_net(images.images, images.labels, settings.runs, bf16=bf16, device=device,
+                                       epochs=min(settings.epochs or 5, 5), seed=settings.seed)
+        self.accuracy = measure.accuracy(self.net, test.images, test.labels)
+        self.test = measure.gaussian_fit(measure.features(self.net, test.images))
+        self.floor = self.distance(images.images[:self.size])
+        self.ceiling = self.distance(measure.mean_image(images.images).view(1, *images.images.shape[1:])
+                                     .float().expand(self.size, -1, -1, -1))
+
+    def distance(self, images: Tensor) -> float:
+        """Fréchet distance of these images to the test images."""
+        return measure.frechet_distance(measure.features(self.net, images), self.test)
+
+    def describe(self) -> str:
+        return (f"{self.name}: the classifier is right on {self.accuracy:.1%} of the test labels. {self.size:,} "
+                f"training images are **{self.floor:.2f}** from the {self.size:,} test images (the floor), "
+                f"the mean image **{self.ceiling:.1f}** (the ceiling).")
+
+
+def quality(judge: Judge, models: dict[str, VAE], train: Tensor, test: Tensor, seed: int) -> list[dict]:
+    """Samples of every model beside real images: distance, neighbour correlation, sharpness; reconstructions: SSIM."""
+    def row(name, images, distance, ssim=""):
+        return {"images": name, judge.name: f"{distance:.1f}", "SSIM of reconstructions": ssim,
+                "neighbour correlation": f"{measure.neighbour_correlation(images).mean():.3f}",
+                "sharpness": f"{1e3 * measure.sharpness(images).mean():.2f}e-3"}
+
+    rows = [row("training images", train[:judge.size], judge.floor)]
+    for name, model in models.items():
+        samples = vae.sample(model, judge.size, seed)
+        ssim = measure.ssim(vae.reconstruct(model, test[:1000]), test[:1000]).mean()
+        rows.append(row(f"samples, {name}", samples, judge.distance(samples), f"{ssim:.3f}"))
+    return rows
+
+
+# -------------------------------------------------------------------------------------------- latent space
+
+
+def compare_gradients(gradients: measure.Gradients) -> tuple[float, float]:
+    """Root mean square difference of the two means in standard errors, and the ratio of the variances."""
+    a, b = gradients.pathwise.double(), gradients.score.double()
+    error = ((a.var(0) + b.var(0)) / len(a)).sqrt()
+    return ((a.mean(0) - b.mean(0)) / error).square().mean().sqrt().item(), (b.var(0).sum() / a.var(0).sum()).item()
+
+
+def overlap_and_change(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """For pairs from near to far: Bhattacharyya distance of the posteriors, root mean square change of the decoding."""
+    mu, logvar = vae.encode(model, images)
+    draw = vae.generator("cpu", seed, "pairs")
+    order = torch.cdist(mu, mu).argsort(1)[:, 1:]                             # nearest first, without itself
+    rank = (torch.rand(len(mu), 1, generator=draw) * torch.tensor(float(order.shape[1])).log()).exp().long() - 1
+    other = order.gather(1, rank.clamp(min=0)).squeeze(1)
+    overlap = measure.posterior_overlap(mu, logvar, mu[other], logvar[other])
+    change = (vae.decode(model, mu) - vae.decode(model, mu[other])).square().mean((1, 2, 3)).sqrt()
+    return -overlap.clamp(min=1e-30).log(), change
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's."""
+    ranks = torch.stack([t.argsort().argsort().double() for t in (a, b)])
+    return torch.corrcoef(ranks)[0, 1].item()
+
+
+def compare(a: float, b: float, name_a: str, name_b: str, error_a: float = 0.0, error_b: float = 0.0) -> str:
+    """Which of two numbers is lower, as a sentence; within two standard errors neither is."""
+    if abs(a - b) <= 2 * (error_a ** 2 + error_b ** 2) ** 0.5:
+        return f"{name_a} and {name_b} cannot be told apart."
+    return f"{name_a} is {'lower' if a < b else 'higher'} than {name_b}, by {abs(a - b):.3g}."
+
+
+# -------------------------------------------------------------------------------------------- interpolation
+
+
+def choose_pairs(model: VAE, images, among: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Codes of pairs of images chosen by rule among the first ones."""
+    mu, _ = vae.encode(model, images.images[:among])
+    labels = images.labels[:among]
+    far = torch.cdist(mu, mu)
+    same = int((labels[1:] == labels[0]).nonzero()[0]) + 1
+    different = int((labels[1:] != labels[0]).nonzero()[0]) + 1
+    nearest = divmod(int((far + far.max() * torch.eye(len(far))).argmin()), len(far))
+    farthest = divmod(int(far.argmax()), len(far))
+    named = {"same class": (0, same), "different classes": (0, different), "nearest codes": nearest,
+             "farthest codes": farthest}
+    return {name: (mu[a], mu[b]) for name, (a, b) in named.items()}
+
+
+def cross_fade(frames: Tensor) -> Tensor:
+    """The pixel mixture of the first and last frame, in as many steps: (n, steps, 3, H, W)."""
+    t = torch.linspace(0, 1, frames.shape[1]).view(1, -1, 1, 1, 1)
+    return (1 - t) * frames[:, :1] + t * frames[:, -1:]
+
+
+def paths_between(model: VAE, images: Tensor, pairs: int, way=vae.lerp) -> tuple[Tensor, Tensor]:
+    """Codes (pairs, 10, d) and frames (pairs, 10, 3, H, W) between the first images and the next ones."""
+    mu, _ = vae.encode(model, images[: 2 * pairs])
+    half = len(mu) // 2
+    codes = way(mu[:half], mu[half: 2 * half])
+    return codes, vae.decode(model, codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+
+
+def middle(profile: Tensor) -> float:
+    """The two middle frames' mean as a share of the two ends' mean, of values (pairs, steps)."""
+    steps = profile.shape[1]
+    return (profile[:, [(steps - 1) // 2, steps // 2]].mean() / profile[:, [0, -1]].mean()).item()
+
+
+def sharpness_along(frames: Tensor) -> Tensor:
+    """Sharpness of every frame, (pairs, steps)."""
+    return measure.sharpness(frames.flatten(0, 1)).view(frames.shape[:2])
+
+
+def path_numbers(name: str, frames: Tensor, norms: Tensor | None) -> dict[str, str]:
+    """Smoothness with its standard error, evenness, and what norm and sharpness do half-way."""
+    mean, error = measure.mean_and_error(measure.smoothness(frames))
+    return {"path": name, "smoothness": f"{mean:.6f}", "±": f"{error:.6f}",
+            "evenness": f"{measure.evenness(frames).mean():.2f}",
+            "norm half-way": f"{middle(norms):.0%}".replace("%", " %") if norms is not None else "",
+            "sharpness half-way": f"{middle(sharpness_along(frames)):.0%}".replace("%", " %")}
+
+
+def compare_paths(models: dict[str, VAE], images: Tensor, pairs: int) -> list[dict]:
+    """Straight line, great circle and cross-fade for every model, as rows of numbers."""
+    rows = []
+    for name, model in models.items():
+        for label, way in (("straight line", vae.lerp), ("great circle", vae.slerp)):
+            codes, frames = paths_between(model, images, pairs, way)
+            rows.append(path_numbers(f"{name}, {label}", frames, codes.norm(dim=-1)))
+        rows.append(path_numbers(f"{name}, cross-fade of its ends", cross_fade(frames), None))
+    return rows
+
+
+def same_or_different(model: VAE, images, pairs: int, seed: int) -> list[tuple[float, float]]:
+    """Mean squared step, with its standard error, of paths between images of one class, and of two."""
+    draw = vae.generator("cpu", seed, "classes")
+    a, b = (torch.randint(len(images), (40 * pairs,), generator=draw) for _ in range(2))
+    equal = images.labels[a] == images.labels[b]
+    result = []
+    for chosen in (equal & (a != b), ~equal):
+        index = torch.cat([a[chosen][:pairs], b[chosen][:pairs]])
+        _, frames = paths_between(model, images.images[index], pairs)
+        result.append(measure.mean_and_error(measure.smoothness(frames)))
+    return result
+
+
+# -------------------------------------------------------------------------------------------- regions
+
+
+def by_scale(model: VAE, judge: Judge, widths: tuple[float, ...], seed: int) -> list[dict[str, float]]:
+    """Fréchet distance, spread over samples and sharpness of samples whose latent scale is multiplied."""
+    z = vae.prior(judge.size, model.recipe.latent, seed)
+    rows = []
+    for sigma in widths:
+        images = vae.decode(model, sigma * z)
+        rows.append({"sigma": sigma, "fd": judge.distance(images), "norm": (sigma * z).norm(dim=1).mean().item(),
+                     "spread": images.std(0).mean().item(), "sharpness": measure.sharpness(images).mean().item()})
+    return rows
+
+
+def regions(model: VAE, mu: Tensor, dims: Tensor, seed: int) -> dict[str, Tensor]:
+    """Ten draws around a code (1, d), and ten steps from -3 to 3 along each of some dimensions."""
+    noise = 0.7 * vae.prior(10, mu.shape[1], seed)
+    noise[0] = 0
+    rows = {"one test face, and draws around its code (σ = 0.7)": vae.decode(model, mu + noise)}
+    for dim in dims.tolist():
+        z = mu.repeat(10, 1)
+        z[:, dim] = torch.linspace(-3, 3, 10)
+        rows[f"dimension {dim}, from −3 to 3"] = vae.decode(model, z)
+    return rows
+
+
+def attributes_of(correlation: Tensor, dims: Tensor, names: tuple[str, ...], strongest: int = 4) -> list[dict]:
+    """The attributes that each of some dimensions correlates with most."""
+    rows = []
+    for dim in dims.tolist():
+        top = correlation[dim].abs().argsort(descending=True)[:strongest]
+        strongest_names = ", ".join(f"{names[k]} ({correlation[dim, k]:+.2f})" for k in top)
+        rows.append({"dimension": dim, "correlates most with": strongest_names})
+    return rows
+
+
+def along_attributes(model: VAE, codes: Tensor, images, mu: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """A code (1, d) moved along the mean difference of codes with and without an attribute, from -2 to 2 times."""
+    rows = {}
+    for name in names:
+        has = images.labels[:, images.label_names.index(name)].bool()
+        if has.any() and not has.all():
+            direction = codes[has].mean(0) - codes[~has].mean(0)
+            rows[f"{name.replace('_', ' ')}, from −2 to 2 times"] = vae.decode(
+                model, mu + torch.linspace(-2, 2, 10)[:, None] * direction)
+    return rows
+
+
+def ended(run: Run, scale: Scale) -> float:
+    """A run's last test loss above the floor, nats."""
+    return run.last["test_loss"] - scale.test_floor
