@@ -24,7 +24,7 @@ def mathml(tex: str, display: str) -> str:
     drawn = convert(known, display=display)
     if left := re.search(r">(\\[^<]*|&)<", drawn):
         raise ValueError(f"The formula {tex.strip()!r} cannot be exported because of {left[1]!r}: write it otherwise.")
-    return drawn
+    return re.sub(r"<mo>(?=[a-z]{2,}<)", '<mo rspace="0.167em">', drawn)     # log p, not logp
 
 
 class OfflineRenderer(IPythonRenderer):
