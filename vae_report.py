@@ -332,7 +332,8 @@ def recipe_table(*recipes: Recipe) -> str:
     """Every recipe with what decides it, as Markdown."""
     return markdown_table([{
         "recipe": r.name, "data": f"{r.data} {r.side}×{r.side}",
-        "network": f"{r.network} {'-'.join(map(str, r.widths))}", "latent": r.latent, "loss": f"{r.link}, {r.reconstruction}", "batch": r.batch, "rate": f"{r.lr:g}",
+        "network": f"{r.network} {'-'.join(map(str, r.widths))}",
+        "latent": r.latent, "loss": f"{r.link}, {r.reconstruction}", "batch": r.batch, "rate": f"{r.lr:g}",
         "epochs": f"≤ {r.epochs}" if r.patience else r.epochs, "parameters": f"{count_parameters(build(r)):,}"}
         for r in recipes])
 

@@ -9,6 +9,15 @@ import torch
 import vae_measures as measures
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Run this file on one thread: its tensors are small, more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -265,3 +274,287 @@ def test_mean_and_error_are_numpys():
     mean, error = measures.mean_and_error(values)
     assert mean == pytest.approx(values.double().mean().item())
     assert error == pytest.approx(np.std(values.double().numpy(), ddof=1) / math.sqrt(1000))
+
+
+def random_covariance(size, seed=0):
+    square = torch.randn(size, size, generator=generator(seed), dtype=torch.float64)
+    return square @ square.T / size
+
+
+def test_gaussian_fit_recovers_what_was_sampled():
+    truth = measures.Gaussian(torch.tensor([1.0, -2.0, 0.5]).double(), random_covariance(3))
+    draws = truth.sample(200_000, generator())
+    fitted = measures.gaussian_fit(draws)
+    torch.testing.assert_close(fitted.mean, truth.mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(fitted.covariance, truth.covariance, atol=0.03, rtol=0)
+    np.testing.assert_allclose(fitted.covariance, np.cov(draws.numpy().T), rtol=1e-10)
+
+
+def test_a_gaussian_without_variance_in_some_directions_can_be_sampled():
+    flat = measures.Gaussian(torch.ones(2).double(), torch.tensor([4.0, 0.0]).double().diag())
+    draws = flat.sample(10_000, generator())
+    assert draws[:, 1].eq(1).all()
+    assert draws[:, 0].std().item() == pytest.approx(2, rel=0.05)
+
+
+def test_kl_of_a_fitted_gaussian_is_that_of_torch_distributions():
+    mean, covariance = torch.randn(4, generator=generator()).double(), random_covariance(4)
+    multivariate = torch.distributions.MultivariateNormal
+    standard = multivariate(torch.zeros(4).double(), torch.eye(4).double())
+    exact = torch.distributions.kl_divergence(multivariate(mean, covariance), standard).item()
+    assert measures.kl_gaussian_to_standard(mean, covariance) == pytest.approx(exact, rel=1e-10)
+    assert measures.kl_gaussian_to_standard(standard.mean, standard.covariance_matrix) == 0
+
+
+def test_posterior_overlap_is_the_integral_of_the_root_of_the_product():
+    mu, logvar = torch.tensor([[0.3], [1.5]]), torch.tensor([[-0.5], [0.7]])
+    z = torch.linspace(-30, 30, 60_001).double()
+    a, b = (torch.distributions.Normal(m.double(), (v / 2).exp().double()) for m, v in
+            zip(mu, logvar, strict=True))
+    integral = torch.trapezoid(((a.log_prob(z) + b.log_prob(z)) / 2).exp(), z).item()
+    overlap = measures.posterior_overlap(mu[0], logvar[0], mu[1], logvar[1])
+    assert overlap.item() == pytest.approx(integral, rel=1e-6)
+
+
+def test_posterior_overlap_is_one_with_itself_and_multiplies_over_dimensions():
+    mu, logvar = torch.randn(2, 5, 3, generator=generator()), torch.zeros(5, 3)
+    assert measures.posterior_overlap(mu[0], logvar, mu[0], logvar).tolist() == [1] * 5
+    whole = measures.posterior_overlap(mu[0], logvar, mu[1], logvar)
+    parts = [measures.posterior_overlap(*(t[:, i : i + 1] for t in (mu[0], logvar, mu[1], logvar)))
+             for i in range(3)]
+    torch.testing.assert_close(whole, parts[0] * parts[1] * parts[2])
+
+
+def test_gradient_estimators_have_the_closed_form_mean_and_variance_on_a_quadratic():
+    m, sigma = 1.5, 0.5  # f(z) = z², so that d E[f] / d mu = 2 m
+    estimates = measures.pathwise_and_score_gradients(
+        lambda z: z.square().sum(1),
+        torch.tensor([m], dtype=torch.float64),
+        torch.tensor([2 * math.log(sigma)], dtype=torch.float64),
+        200_000,
+        generator(),
+    )
+    for values in estimates:
+        mean, error = measures.mean_and_error(values)
+        assert abs(mean - 2 * m) < 4 * error < 0.2
+    pathwise, score, with_baseline = (values.var().item() for values in estimates)
+    assert pathwise == pytest.approx(4 * sigma**2, rel=0.02)
+    assert score == pytest.approx(m**4 / sigma**2 + 14 * m**2 + 15 * sigma**2, rel=0.05)
+    assert pathwise < with_baseline < score
+
+
+def test_attribute_correlation_is_numpys_and_zero_for_constants():
+    codes = torch.randn(200, 4, generator=generator())
+    attributes = torch.stack([codes[:, 0] > 0, codes[:, 1] + codes[:, 2] > 1], 1)
+    found = measures.attribute_correlation(codes, attributes)
+    expected = np.corrcoef(codes.double().T, attributes.double().T)[:4, 4:]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert measures.attribute_correlation(codes, torch.ones(200, 1)).eq(0).all()
+
+
+def test_auc_counts_the_pairs_in_the_right_order():
+    scores = torch.randint(0, 6, (40,), generator=generator()).float()  # with ties
+    labels = torch.rand(40, generator=generator(1)) < 0.4
+    pairs = scores[labels][:, None] - scores[~labels]
+    counted = ((pairs > 0).double() + 0.5 * (pairs == 0)).mean().item()
+    assert measures.auc(scores, labels) == pytest.approx(counted)
+    assert measures.auc(labels.float(), labels) == 1
+
+
+# ---------------------------------------------------------------- images
+
+
+def slow_ssim(a, b):
+    """SSIM of two planes by its definition, window by window."""
+    weights = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    weights = np.outer(weights, weights) / weights.sum() ** 2
+    values = []
+    for i in range(a.shape[0] - 10):
+        for j in range(a.shape[1] - 10):
+            p, q = a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11]
+            mean_p, mean_q = (weights * p).sum(), (weights * q).sum()
+            variances = (weights * ((p - mean_p) ** 2 + (q - mean_q) ** 2)).sum()
+            covariance = (weights * (p - mean_p) * (q - mean_q)).sum()
+            luminance = (2 * mean_p * mean_q + 1e-4) / (mean_p**2 + mean_q**2 + 1e-4)
+            values.append(luminance * (2 * covariance + 9e-4) / (variances + 9e-4))
+    return np.mean(values)
+
+
+def test_ssim_is_its_definition():
+    a = random_bytes(3, 3, 16, 14)
+    b = (a.double() / 255 + 0.2 * torch.randn(a.shape, generator=generator())).clamp(0, 1)
+    found = measures.ssim(a.double() / 255, b)
+    for image, value in enumerate(found):
+        planes = [slow_ssim(a[image, c].numpy() / 255, b[image, c].numpy()) for c in range(3)]
+        assert value.item() == pytest.approx(np.mean(planes), rel=1e-9)
+    torch.testing.assert_close(measures.ssim(a, b.float()), found.float(), atol=1e-5, rtol=0)
+
+
+def test_ssim_is_one_only_for_equal_images():
+    a = random_bytes(2, 3, 16, 16)
+    torch.testing.assert_close(measures.ssim(a, a), torch.ones(2))
+    assert measures.ssim(a, 255 - a).max() < 0.1
+
+
+def blurred(images):
+    return torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+
+
+def test_blur_lowers_sharpness_and_constants_and_ramps_have_none():
+    x = torch.rand(4, 3, 16, 16, generator=generator())
+    assert (measures.sharpness(blurred(x)) < 0.1 * measures.sharpness(x)).all()
+    ramp = torch.linspace(0, 1, 16, dtype=torch.float64).expand(1, 3, 16, 16)
+    assert measures.sharpness(ramp).item() < 1e-12
+    assert measures.sharpness(torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)) == 0
+
+
+def test_sharpness_of_white_noise_is_twenty_times_its_variance():
+    grey = 0.1 * torch.randn(50, 1, 64, 64, generator=generator())  # 4² + 4 · 1² = 20
+    assert measures.sharpness(grey).mean().item() == pytest.approx(20 * 0.01, rel=0.02)
+
+
+def test_neighbour_correlation_of_noise_is_zero_and_of_a_ramp_near_one():
+    noise = torch.rand(200, 3, 16, 16, generator=generator())
+    mean, error = measures.mean_and_error(measures.neighbour_correlation(noise))
+    assert abs(mean) < 0.01 and error < 0.01
+    ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    assert measures.neighbour_correlation(ramp).item() > 0.99
+
+
+def test_neighbour_correlation_of_averaged_noise_is_the_share_of_common_pixels():
+    noise = torch.rand(100, 3, 40, 40, generator=generator())
+    averaged = torch.nn.functional.avg_pool2d(noise, 3, 1)  # neighbours share 6 of 9 pixels
+    assert measures.neighbour_correlation(averaged).mean().item() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_neighbour_correlation_ignores_colour_and_contrast():
+    x = torch.rand(3, 3, 16, 16, generator=generator(), dtype=torch.float64)
+    tinted = 0.5 * x + torch.tensor([0.0, 0.2, 0.5])[:, None, None]
+    torch.testing.assert_close(*map(measures.neighbour_correlation, (x, tinted)))
+
+
+def test_smoothness_of_a_cross_fade_is_its_closed_form():
+    a, b = torch.rand(2, 5, 1, 3, 8, 8, generator=generator(), dtype=torch.float64)
+    t = torch.linspace(0, 1, 10, dtype=torch.float64).view(10, 1, 1, 1)
+    frames = (1 - t) * a + t * b  # (5, 10, 3, 8, 8)
+    expected = (a - b).square().mean((1, 2, 3, 4)) / 81
+    torch.testing.assert_close(measures.smoothness(frames), expected)
+    torch.testing.assert_close(measures.evenness(frames), torch.ones(5).double())
+
+
+def test_one_jump_among_n_steps_has_an_evenness_of_n():
+    frames = torch.zeros(10, 3, 8, 8)
+    frames[4:] = 1
+    assert measures.evenness(frames) == 9
+    assert measures.smoothness(torch.zeros(10, 3, 8, 8)) == 0
+
+
+def test_nearest_agrees_with_all_distances_and_finds_a_planted_copy(monkeypatch):
+    references, queries = random_bytes(3000, 3, 8, 8), random_bytes(6, 3, 8, 8, seed=1)
+    queries[2] = references[2345]
+    every = torch.cdist(queries.flatten(1).double() / 255, references.flatten(1).double() / 255)
+    found = measures.nearest(queries, references)
+    assert torch.equal(found.index, every.argmin(1))
+    torch.testing.assert_close(found.distance, every.amin(1).float())
+    assert (found.index[2], found.distance[2]) == (2345, 0)
+
+
+def test_frechet_distance_of_diagonal_gaussians_is_its_closed_form():
+    mean_a, mean_b, sd_a, sd_b = torch.rand(4, 6, generator=generator(), dtype=torch.float64)
+    a, b = (measures.Gaussian(m, s.square().diag()) for m, s in ((mean_a, sd_a), (mean_b, sd_b)))
+    expected = ((mean_a - mean_b).square() + (sd_a - sd_b).square()).sum().item()
+    assert measures.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_frechet_distance_is_that_of_the_general_matrix_root():
+    a, b = random_covariance(5), random_covariance(5, seed=1)
+    eigenvalues = np.linalg.eigvals((a @ b).numpy()).real  # of a product, not symmetric
+    expected = (a.trace() + b.trace()).item() - 2 * np.sqrt(eigenvalues).sum()
+    zero = torch.zeros(5, dtype=torch.float64)
+    found = measures.frechet_distance(measures.Gaussian(zero, a), measures.Gaussian(zero, b))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_is_zero_for_equal_sets_symmetric_and_blind_to_rotations():
+    a = torch.randn(500, 8, generator=generator(), dtype=torch.float64)
+    b = 1.5 * torch.randn(400, 8, generator=generator(1), dtype=torch.float64) + 0.3
+    distance, turn = measures.frechet_distance(a, b), rotation(8)
+    assert abs(measures.frechet_distance(a, a)) < 1e-10
+    assert measures.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
+    assert measures.frechet_distance(a @ turn, b @ turn) == pytest.approx(distance, rel=1e-9)
+    assert measures.frechet_distance(measures.gaussian_fit(a), b) == distance
+
+
+# ---------------------------------------------------------------- a small classifier, for features
+
+
+def stripes(count=384, side=16):
+    """Noisy images of three classes: stripes across, stripes down, none; and the classes."""
+    labels = torch.arange(count) % 3
+    wave = torch.sin(torch.arange(side) * math.pi / 2).expand(side, side)
+    patterns = torch.stack([wave, wave.T, torch.zeros(side, side)])
+    noise = 0.1 * torch.randn(count, 3, side, side, generator=generator())
+    pixels = (0.5 + 0.2 * patterns[labels][:, None] + noise).clamp(0, 1)
+    return (255 * pixels).byte(), labels
+
+
+def test_feature_net_learns_planted_classes_and_attributes():
+    images, labels = stripes()
+    attributes = torch.stack([labels == 0, labels != 2], 1)
+    for target in (labels, attributes):
+        net = measures.train_feature_net(images[:288], target[:288], epochs=12)
+        assert measures.accuracy(net, images[288:], target[288:]) > 0.95
+    assert measures.features(net, images).shape == (384, 128)
+
+
+def test_feature_net_is_decided_by_its_seed_and_leaves_the_global_one_alone():
+    images, labels = stripes(96)
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    nets = [measures.train_feature_net(images, labels, epochs=1, seed=seed) for seed in (0, 0, 1)]
+    assert torch.rand(1) == expected
+    same, again, other = (measures.features(net, images) for net in nets)
+    assert torch.equal(same, again) and not torch.equal(same, other)
+
+
+def test_features_do_not_depend_on_what_else_is_in_the_batch():
+    images, labels = stripes(96)
+    net = measures.train_feature_net(images, labels, epochs=1)
+    torch.testing.assert_close(
+        measures.features(net, images)[:2], measures.features(net, images[:2]), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_feature_net_is_trained_once_and_kept(tmp_path, monkeypatch):
+    images, labels = stripes(96)
+    first = measures.feature_net(images, labels, tmp_path / "nets", epochs=1)
+    (path,) = (tmp_path / "nets").iterdir()
+    monkeypatch.delattr(measures, "train_feature_net")
+    kept = measures.feature_net(images, labels, tmp_path / "nets", epochs=1)
+    assert torch.equal(measures.features(first, images), measures.features(kept, images))
+    monkeypatch.undo()
+    path.write_bytes(path.read_bytes()[:1000])  # a damaged file is replaced
+    again = measures.feature_net(images, labels, tmp_path / "nets", epochs=1)
+    assert torch.equal(measures.features(first, images), measures.features(again, images))
+    assert [p.name for p in (tmp_path / "nets").iterdir()] == [path.name]
+
+
+CHANGES = {
+    "images": lambda images: images.flip(0),
+    "labels": lambda labels: labels.flip(0),
+    "epochs": lambda epochs: epochs + 1,
+    "seed": lambda seed: seed + 1,
+    "bf16": lambda bf16: not bf16,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_feature_net_of_another_identity_is_another_file(tmp_path, monkeypatch, change):
+    images, labels = stripes(96)
+    untrained = measures.FeatureNet(16, 3)
+    monkeypatch.setattr(measures, "train_feature_net", lambda *_, **__: untrained)
+    settings = {"images": images, "labels": labels, "epochs": 1, "seed": 0, "bf16": False}
+    measures.feature_net(folder=tmp_path, **settings)
+    measures.feature_net(folder=tmp_path, **settings | {change: CHANGES[change](settings[change])})
+    assert len(list(tmp_path.iterdir())) == 2
