@@ -8,7 +8,7 @@ from torch import Tensor
 
 import vae_helpers as vae
 import vae_measures as measure
-from vae_helpers import VAE, Run, Settings
+from vae_helpers import VAE, Settings
 
 # ---------------------------------------------------------------------------------------------- the scale
 
@@ -66,14 +66,14 @@ class Judge:
 
     def describe(self) -> str:
         return (f"{self.name}: the classifier is right on {self.accuracy:.1%} of the test labels. {self.size:,} "
-                f"training images are **{self.floor:.2f}** from the {self.size:,} test images (the floor), "
-                f"the mean image **{self.ceiling:.1f}** (the ceiling).")
+                f"training images are **{self.floor:.3g}** from the {self.size:,} test images (the floor), "
+                f"the mean image **{self.ceiling:.3g}** (the ceiling).")
 
 
 def quality(judge: Judge, models: dict[str, VAE], train: Tensor, test: Tensor, seed: int) -> list[dict]:
     """Samples of every model beside real images: distance, neighbour correlation, sharpness; reconstructions: SSIM."""
     def row(name, images, distance, ssim=""):
-        return {"images": name, judge.name: f"{distance:.1f}", "SSIM of reconstructions": ssim,
+        return {"images": name, judge.name: f"{distance:.3g}", "SSIM of reconstructions": ssim,
                 "neighbour correlation": f"{measure.neighbour_correlation(images).mean():.3f}",
                 "sharpness": f"{1e3 * measure.sharpness(images).mean():.2f}e-3"}
 
@@ -243,6 +243,19 @@ def along_attributes(model: VAE, codes: Tensor, images, mu: Tensor, names: tuple
     return rows
 
 
-def ended(run: Run, scale: Scale) -> float:
-    """A run's last test loss above the floor, nats."""
-    return run.last["test_loss"] - scale.test_floor
+# ------------------------------------------------------------------------------------------ single claims
+
+
+def shift_sensitivity(models: dict[str, VAE], images: Tensor, by: int = 2) -> dict[str, float]:
+    """How far the codes move when the images shift sideways, as a share of the distance between two images' codes."""
+    shares = {}
+    for name, model in models.items():
+        mu, _ = vae.encode(model, images)
+        moved, _ = vae.encode(model, torch.cat([images[..., :1].expand(*images.shape[:3], by), images[..., :-by]], 3))
+        shares[name] = ((mu - moved).norm(dim=1).mean() / (mu - mu.roll(1, 0)).norm(dim=1).mean()).item()
+    return shares
+
+
+def sharpness_kept(model: VAE, images: Tensor) -> float:
+    """Sharpness of the reconstructions as a share of the images' own."""
+    return (measure.sharpness(vae.reconstruct(model, images)).mean() / measure.sharpness(images).mean()).item()

@@ -46,6 +46,9 @@ class Gallery:
 
     def show(self, figure, name: str, alt: str, picture: bool = False) -> None:
         """Display a matplotlib figure with alt text and save the same file; pictures keep all their colours."""
+        for axes in figure.axes:
+            axes.set_title(axes.get_title(loc="left") or axes.get_title(), loc="left", fontsize=11, weight="bold")
+            axes.set_title("")
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=figure.dpi, facecolor="white")
         image = Image.open(drawn).convert("RGB")
@@ -76,8 +79,7 @@ class Gallery:
 
 def new_figure(columns: int = 1, rows: int = 1, width: float = 8.0, height: float = 3.2):
     """A figure of fixed size and its axes, in the notebook's style."""
-    with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-                         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left"}):
+    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(rows, columns, figsize=(width, height), dpi=110, layout="constrained")
     return figure, axes
 
@@ -204,13 +206,14 @@ def plot_smoothness(kl: Tensor, predicted: int, pairs: tuple[Tensor, Tensor]):
 
 def plot_permuted(control: dict[str, tuple[Run, Run]], scale: Scale):
     """Last test loss above the floor, with pixels in place and permuted, for each model."""
-    figure, axes = new_figure(width=6, height=2.8)
+    figure, axes = new_figure(width=8, height=2.8)
     for i, (name, both) in enumerate(control.items()):
         for j, (run, label, hatch) in enumerate(zip(both, ("pixels in place", "pixels permuted"), ("", "//"),
                                                     strict=True)):
             value = run.last["test_loss"] - scale.test_floor
             axes.barh(2.4 * i + j, value, color=COLOURS[name], hatch=hatch, edgecolor="white", label=f"{name}, {label}")
-            axes.text(value + 1, 2.4 * i + j, f"{value:.1f}", va="center", fontsize=9)
+            axes.text(value, 2.4 * i + j, f" {value:.1f}", va="center", fontsize=9)
+    axes.margins(x=0.15)
     axes.set(xlabel="test loss above the floor, nats", yticks=[], title="Without neighbours convolution has no edge")
     axes.invert_yaxis()
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -263,10 +266,9 @@ def draw_architectures(*recipes: Recipe):
             ax.text(i + 0.36, 0.5, text.replace("×", "×\n"), ha="center", va="center", fontsize=7.5)
             if i:
                 ax.annotate("", (i, 0.5), (i - 0.28, 0.5), arrowprops={"arrowstyle": "->", "lw": 0.8})
-        ax.set(xlim=(-0.2, 13), ylim=(-0.05, 1.1))
+        ax.set(xlim=(-0.2, 14), ylim=(-0.05, 1.1),
+               title=f"{recipe.name}: {count_parameters(build(recipe)):,} parameters")
         ax.axis("off")
-        ax.set_title(f"{recipe.name}: {count_parameters(build(recipe)):,} parameters", loc="left", fontsize=10,
-                     weight="bold")
     return figure
 
 
@@ -356,6 +358,12 @@ def loss_row(name: str, loss: float, kl: float, scale: Scale, parameters: str) -
 
 def bullets(*items) -> str:
     return "\n".join(f"- {item}" for item in items)
+
+
+def claim(source: str, sentence: str, number: str, holds: bool | None) -> dict:
+    """One row of the ledger: who says what, the number that tests it, and the verdict."""
+    return {"source": source, "claim": sentence, "this run": number.replace("%", " %"),
+            "verdict": "not tested" if holds is None else "**holds**" if holds else "**fails**"}
 
 
 def result(name: str, claimed: str | None, measured: str, note: str = "", run: Run | None = None) -> dict:
