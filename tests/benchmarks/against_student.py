@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import statistics
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from vae_report import markdown_table  # noqa: E402
 NAMES = ("conv", "fc", "p1-conv", "celeba64")
 SWITCHES = {"uint8": "uint8 set on the device, no DataLoader", "bf16": "bf16 products",
             "channels_last": "channels_last", "fused": "fused Adam", "products": "small maps as products"}
+
 
 class Pictures(Dataset):
     """Images as torchvision gives CIFAR10's and CelebA's: opened anew at each access, and made a tensor."""
@@ -79,7 +79,7 @@ def student_loop(recipe: Recipe, pictures: Dataset, workers: int, device: torch.
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     loader = DataLoader(pictures, batch_size=recipe.batch, shuffle=True, num_workers=workers)
 
-    def step(x: Tensor) -> float:
+    def step(x: Tensor) -> int:
         x = x.to(device)
         logits, mu, logvar = model(x, torch.randn(len(x), recipe.latent, device=device))
         error = F.binary_cross_entropy if recipe.reconstruction == "bce" else F.mse_loss
@@ -87,19 +87,23 @@ def student_loop(recipe: Recipe, pictures: Dataset, workers: int, device: torch.
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        loss.item()                                                      # as one does, to watch it
+        return len(x)
 
     def run(seconds: float) -> float:
         batches = endless(loader)
         step(next(batches))
-        done, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            x = next(batches)
-            step(x)
-            done += len(x)
-        return done / (time.perf_counter() - start)
+        return rate_of(lambda: step(next(batches)), seconds)
 
     return run
+
+
+def rate_of(step: Callable[[], int], seconds: float) -> float:
+    """What the steps count, per second, over so many seconds."""
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        done += step()
+    return done / (time.perf_counter() - start)
 
 
 def endless(loader: DataLoader) -> Iterator[Tensor]:
@@ -107,10 +111,12 @@ def endless(loader: DataLoader) -> Iterator[Tensor]:
         yield from loader
 
 
-def our_loop(recipe: Recipe, images: Tensor, device: torch.device, on: frozenset[str] | None = None,
+def our_loop(recipe: Recipe, images: Tensor, device: torch.device, on: frozenset[str] = frozenset(SWITCHES),
              pictures: Dataset | None = None) -> Callable[[float], float]:
-    """A function that runs `train_epoch` for about so many seconds and returns images/s; `on` names the switches."""
-    as_is, on = on is None, frozenset(SWITCHES) if on is None else on
+    """A function that runs `train_epoch` for about so many seconds and returns images/s.
+
+    With the student's pictures the switches are as `on` says, otherwise nothing is touched.
+    """
     layout = torch.channels_last if "channels_last" in on else torch.contiguous_format
     model = vae_helpers.build(recipe).to(memory_format=layout).to(device)
     optimizer = vae_helpers.make_optimizer(model)
@@ -124,9 +130,7 @@ def our_loop(recipe: Recipe, images: Tensor, device: torch.device, on: frozenset
         count = int(rate * seconds) // recipe.batch or 2                 # batches that fill the time
         index = torch.arange(count * recipe.batch) % len(images)
         chosen = images[index.to(images.device)]
-        with contextlib.ExitStack() as stack:
-            if not as_is:
-                stack.enter_context(switched(recipe, on, layout, pictures))
+        with switched(recipe, on, layout, pictures) if pictures else contextlib.nullcontext():
             rate = vae_helpers.train_epoch(model, optimizer, chosen, seed=0, epoch=1, epochs=1, precision=precision,
                                            tick=lambda text: None, folder=Path("."))["images_per_second"]
         return rate
@@ -153,46 +157,36 @@ def flops(recipe: Recipe) -> float:
 
     The library's way of counting; the products of small maps do the same with 9 of 16 multiplications.
     """
-    counts = []
-
-    def count(layer, inputs, output):
-        smaller = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
-        counts.append(layer.weight.numel() * smaller[0, 0].numel() if smaller.dim() == 4 else layer.weight.numel())
-
-    model = student_model(recipe).eval()
-    for layer in model.modules():
-        if hasattr(layer, "weight") and not isinstance(layer, nn.BatchNorm2d):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        model(torch.rand(1, 3, recipe.side, recipe.side), torch.randn(1, recipe.latent))
-    return 3 * 2 * sum(counts)
+    layers = [m for m in student_model(recipe).modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
+    side, adds = recipe.side, 0
+    for layer in layers:                                                 # from the image down, then up again
+        side //= 2 if isinstance(layer, nn.Conv2d) else 1                # the smaller of a convolution's two maps
+        adds += layer.weight.numel() * (1 if isinstance(layer, nn.Linear) else side ** 2)
+        side *= 2 if isinstance(layer, nn.ConvTranspose2d) else 1
+    return 3 * 2 * adds
 
 
-def product_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of 2048^3 matrix products."""
-    a, done = torch.rand(2048, 2048, device=device, dtype=dtype), 0
-    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    a @ a
-    sync()
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        a @ a
-        sync()
-        done += 1
-    return done * 2 * 2048 ** 3 / (time.perf_counter() - start)
+    a = torch.rand(2048, 2048, device=device, dtype=dtype)
+
+    def product() -> int:
+        (a @ a)[0, 0].item()                                             # waits for the device
+        return 2 * 2048 ** 3
+
+    product()                                                            # allocates
+    return rate_of(product, 0.3)
 
 
 def in_turns(contenders: dict[str, Callable[[float], float]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Rates of each contender by round, after a short turn that warms up."""
-    for run in contenders.values():
-        for _ in range(2):
-            run(min(seconds, 0.5))
+    """Rates of each contender by round, after two short turns that warm up."""
+    for run in [*contenders.values()] * 2:
+        run(min(seconds, 0.5))
     rates = {name: [] for name in contenders}
     for r in range(rounds):
         for name, run in contenders.items():
             rates[name].append(run(seconds))
-        print(f"  round {r + 1} of {rounds}: " + ", ".join(f"{k} {v[-1]:,.4g}" for k, v in rates.items()),
-              file=sys.stderr, flush=True)
+        print(f"  {r + 1} of {rounds}: " + ", ".join(f"{k} {v[-1]:,.4g}" for k, v in rates.items()), file=sys.stderr)
     return rates
 
 
@@ -223,33 +217,28 @@ def compare(recipe: Recipe, images, pictures: Dataset, device: torch.device, rou
             "of an fp32 product": f"{achieved / max(rates['fp32 product']):.0%}"}
 
 
-def compare_switches(recipe: Recipe, images, pictures: Dataset, device: torch.device, rounds: int, seconds: float,
-                     ) -> list[dict]:
+def compare_switches(recipe: Recipe, images, pictures, device, rounds: int, seconds: float) -> list[dict]:
     """What each switch gives: turned on alone, and missed when it alone is off."""
     switches = [s for s in SWITCHES if recipe.network == "conv" or s not in ("channels_last", "products")]
     everything = frozenset(switches)
-    loop = functools.partial(our_loop, recipe, images.images, device, pictures=pictures)
-    contenders = {"none": loop(on=frozenset()), "all": loop(on=everything)}
+    sets = {"none": frozenset(), "all": everything}
     for s in switches:
-        contenders |= {f"only {s}": loop(on=frozenset({s})), f"no {s}": loop(on=everything - {s})}
-    rates = in_turns(contenders, rounds, seconds)
+        sets |= {f"only {s}": frozenset({s}), f"no {s}": everything - {s}}
+    rates = in_turns({name: our_loop(recipe, images.images, device, on, pictures) for name, on in sets.items()},
+                     rounds, seconds)
     rows = [{"recipe": recipe.name, "switch": SWITCHES[s], "alone, × none": ratios(rates[f"only {s}"], rates["none"]),
              "last, × all others": ratios(rates["all"], rates[f"no {s}"])} for s in switches]
-    both = ratios(rates["all"], rates["none"])
-    return [*rows, {"recipe": recipe.name, "switch": "all", "alone, × none": both, "last, × all others": both}]
+    both = {key: ratios(rates["all"], rates["none"]) for key in ("alone, × none", "last, × all others")}
+    return [*rows, {"recipe": recipe.name, "switch": "all", **both}]
 
 
 def show_profile(recipe: Recipe, images: Tensor, device: torch.device) -> None:
     """The operations of some steps by their own time."""
     run = our_loop(recipe, images, device)
-    for _ in range(3):
+    in_turns({recipe.name: run}, 1, 1)
+    with torch.profiler.profile() as profile:                            # of all devices there are
         run(1)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    activities += [torch.profiler.ProfilerActivity.CUDA] * (device.type == "cuda")
-    with torch.profiler.profile(activities=activities) as profile:
-        run(1)
-    order = f"self_{device.type}_time_total"
-    print(profile.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=60))
+    print(profile.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=30))
 
 
 def main() -> None:
@@ -261,9 +250,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="of the training set")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="a turn")
-    parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    device, rows = choose_device(args.device), []
+    device, rows = choose_device(), []
     for recipe in (RECIPES[n] for n in ([args.profile] if args.profile else args.only)):
         images = load(recipe.data, "train", side=recipe.side, limit=args.images, root=args.data_root)
         print(f"{recipe.name}: {images.source}", file=sys.stderr)
