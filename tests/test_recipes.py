@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 import vae_helpers as helpers
+import vae_measures as measures
 from vae_helpers import RECIPES, Recipe, build, count_parameters
 
 PARAMETERS = {"conv": 6_304_131, "fc": 3_511_040, "celeba64": 11_815_555, "celeba128": 8_729_283,
               "p1-conv": 1_119_811, "p2-conv": 1_119_811, "p3-conv": 1_906_499,
-              "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600, "celeba32": 1_119_811}
+              "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600, "celeba32": 1_119_811,
+              "improved": 6_187_731}
 
 
 # ---------------------------------------------------------------- the table
@@ -27,7 +29,7 @@ def test_a_celeba64_of_25_million_parameters_needs_widths_of_104_to_832():
 
 def test_recipes_are_those_of_the_design():
     table = {(r.name, r.data, r.side, r.latent, r.link, r.reconstruction, r.batch, r.lr, r.epochs, r.patience, r.norm)
-             for r in RECIPES.values()}
+             for r in RECIPES.values() if r.name != "improved"}
     assert table == {
         ("conv", "cifar10", 32, 128, "sigmoid", "bce", 128, 1e-3, 10, 0, True),
         ("fc", "cifar10", 32, 128, "sigmoid", "bce", 128, 1e-3, 10, 0, False),
@@ -41,7 +43,8 @@ def test_recipes_are_those_of_the_design():
         ("p3-fc", "cifar10", 32, 256, "sigmoid", "sse", 64, 5e-4, 40, 5, False),
         ("celeba32", "celeba", 32, 128, "sigmoid", "sse", 128, 5e-4, 40, 5, False)}
     assert all(r.beta == 1 and r.noise and r.schedule == "constant" and r.clip == 0 and r.min_delta == 0.5
-               for r in RECIPES.values())
+               and r.activation == "relu" and r.residual == 0 and r.start == "random"
+               for r in RECIPES.values() if r.name != "improved")
 
 
 # ---------------------------------------------------------------- models
@@ -94,6 +97,25 @@ def test_no_widths_make_a_linear_model():
     x, y = torch.rand(2, 4, 3, 2, 2)
     for apply in (lambda x: model.encode(x)[0], lambda x: model.encode(x)[1], lambda x: model.decode(x[:, :, 0, 0])):
         torch.testing.assert_close(apply(0.3 * x + 0.7 * y), 0.3 * apply(x) + 0.7 * apply(y))
+
+
+def test_linear_start_is_the_linear_optimum_before_the_first_step():
+    recipe = RECIPES["improved"].but(side=8, widths=(8, 16), latent=6, start_sigma2=0.1)
+    draw = torch.Generator().manual_seed(0)
+    colour = torch.randint(40, 216, (200, 3, 1, 1), generator=draw)
+    images = (colour + torch.randint(-20, 21, (200, 3, 8, 8), generator=draw)).to(torch.uint8)
+    spectrum = measures.spectrum(images, top=10)
+    optimum = measures.linear_optimum(spectrum, 0.1, latent=6)
+    model = build(recipe).eval()
+    helpers.start_linear(model, spectrum)
+    assert helpers.evaluate(model, images).kl.sum(1).mean().item() == pytest.approx(optimum.rate, rel=1e-4)
+    assert 0 < optimum.active <= 6
+    picture = helpers.to_pixels(recipe, model.decode(torch.zeros(1, 6))).flatten()
+    torch.testing.assert_close(picture, spectrum.mean.float())
+    decoder = measures.linear_vae_parameters(spectrum, 0.1, 6).decoder.float()
+    slope = torch.autograd.functional.jacobian(
+        lambda z: helpers.to_pixels(recipe, model.decode(z[None])).flatten(), torch.zeros(6))
+    torch.testing.assert_close(slope, decoder, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

@@ -191,6 +191,17 @@ def test_adams_first_step_has_the_length_of_the_learning_rate(run_tiny):
         assert (run.model.to_mu.bias - start).abs().tolist() == pytest.approx([lr] * 3, rel=1e-3)
 
 
+def test_linear_path_learns_at_its_share_of_the_rate():
+    model = build(TINY.but(start="linear", linear_lr=0.1, lr=1e-3))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = helpers.make_optimizer(model)
+    helpers.train_epoch(model, optimizer, IMAGES.images[:10], seed=0, epoch=1, epochs=1, precision="fp32",
+                        tick=lambda text: None, folder=Path("nowhere"))
+    longest = {name: (p - before[name]).abs().max().item() for name, p in model.named_parameters()}
+    for name in ("linear_in.weight", "linear_out.weight", "linear_out.bias", "to_mu.weight", "to_logvar.bias"):
+        assert longest[name] == pytest.approx(1e-4 if name.startswith("linear") else 1e-3, rel=1e-2)
+
+
 def test_order_and_noise_differ_between_epochs_and_seeds_and_repeat():
     def record(**key):
         return one_epoch(TINY.but(lr=1e-30), **{"epochs": 9, **key})[0]["loss"]
@@ -429,7 +440,10 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the program catches it."""
 
 
-@pytest.mark.parametrize("recipe", [TINY.but(epochs=2), EARLY.but(epochs=3)], ids=["all-epochs", "early-stopping"])
+@pytest.mark.parametrize("recipe", [
+    TINY.but(epochs=2), EARLY.but(epochs=3),
+    TINY.but(epochs=2, start="linear", schedule="onecycle", residual=1, activation="silu")],
+    ids=["all-epochs", "early-stopping", "linear-start"])
 def test_run_that_dies_at_any_write_ends_bit_identical(run_tiny, monkeypatch, recipe):
     """At every file that a run writes, before it is renamed and after."""
     whole, replace, deaths = run_tiny(recipe, runs="whole"), os.replace, 0
