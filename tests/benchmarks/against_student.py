@@ -141,10 +141,10 @@ def our_loop(recipe: Recipe, images: Tensor, device: torch.device, on: frozenset
 @contextlib.contextmanager
 def switched(recipe: Recipe, on: frozenset[str], layout: torch.memory_format, pictures: Dataset):
     """Our training with the switches of data, layout and layers set as named."""
-    batches = endless(DataLoader(pictures, batch_size=recipe.batch, shuffle=True))
+    batches = endless(DataLoader(pictures, batch_size=recipe.batch, shuffle=True, drop_last=True))
 
     def pixels(recipe, images, index, device):
-        x = images[index].to(device).float().div_(255) if "uint8" in on else next(batches)[:len(index)].to(device)
+        x = images[index].to(device).float().div_(255) if "uint8" in on else next(batches).to(device)
         return x.contiguous(memory_format=layout)
 
     pay = vae_layers._products_pay if "products" in on else lambda *args: False
