@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK_PIXELS = 2**23  # pixels converted to floats at a time: 32 MB, whatever the size of an image
+EXACT_IMAGES = 1024  # up to this many images their products are formed whole (8 MB)
 EXACT_SIDE = 4096  # up to this many pixels the covariance is formed whole (128 MB)
 FEATURE_NET = 1  # the version of FeatureNet and its training: a new one never loads old weights
 
@@ -111,12 +112,14 @@ class Spectrum:
 def spectrum(images: Tensor, top: int = 256, passes: int = 12, seed: int = 0) -> Spectrum:
     """Return the `top` largest eigenvalues and eigenvectors of the images' covariance.
 
-    Up to 4,096 pixels the covariance is formed and solved whole. Above, block Krylov iteration
-    reads the images at most `passes` times and never forms it; it stops when it has converged.
+    Up to 1,024 images or 4,096 pixels it is exact. Above both, block Krylov iteration reads the
+    images at most `passes` times, never forms the covariance, and stops when it has converged.
     """
     mean = mean_image(images)
     total = _mean_of(images, torch.square) - (mean @ mean).item()
-    if len(mean) <= max(EXACT_SIDE, passes * top):
+    if len(images) <= min(EXACT_IMAGES, len(mean)):
+        eigenvalues, vectors, error = *_few_images_eigenpairs(images, mean, top), 0.0
+    elif len(mean) <= max(EXACT_SIDE, passes * top):
         eigenvalues, vectors = torch.linalg.eigh(_covariance(images, mean))
         eigenvalues, vectors, error = eigenvalues.flip(0)[:top], vectors.flip(1)[:, :top], 0.0
     else:
@@ -126,6 +129,15 @@ def spectrum(images: Tensor, top: int = 256, passes: int = 12, seed: int = 0) ->
             lambda basis: _covariance_times(images, mean, basis), start, top, passes
         )
     return Spectrum(eigenvalues.clamp(min=0), vectors.T.contiguous(), mean, total, error)
+
+
+def _few_images_eigenpairs(images: Tensor, mean: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Return the exact eigenpairs through the products of images, a matrix far less than (D, D)."""
+    x = torch.zeros(max(len(images), min(top, len(mean))), len(mean), dtype=torch.float64)
+    x[: len(images)] = as_pixels(images).flatten(1).cpu() - mean  # rows of zeros change nothing
+    eigenvalues, weights = torch.linalg.eigh(x @ x.T / len(images))
+    vectors = torch.linalg.qr(x.T @ weights.flip(1)[:, :top]).Q  # orthonormal even where x has none
+    return eigenvalues.flip(0)[:top], vectors
 
 
 def _covariance(images: Tensor, mean: Tensor) -> Tensor:
