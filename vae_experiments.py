@@ -8,7 +8,7 @@ from torch import Tensor
 
 import vae_helpers as vae
 import vae_measures as measure
-from vae_helpers import VAE, Settings
+from vae_helpers import VAE, Run, Settings
 
 # ---------------------------------------------------------------------------------------------- the scale
 
@@ -40,6 +40,17 @@ def linear_terms(recipe: vae.Recipe, scale: Scale, test: Tensor, seed: int) -> d
     model = vae.build(linear)
     vae.start_linear(model, scale.spectrum)
     return vae.summary(linear, vae.evaluate(model, test, seed=seed), "test_")
+
+
+def extensions(wanted: list[tuple[str, int, int]], splits: dict, settings: Settings) -> list[Run]:
+    """Runs of (recipe, seed, epochs; 0: its own) that are finished already, or all of them with EXTENSIONS."""
+    runs = []
+    for name, seed, epochs in wanted:
+        recipe = vae.RECIPES[name]
+        how = dict(splits, epochs=epochs or recipe.epochs, **(settings.where | {"seed": settings.seed + seed}))
+        if settings.extensions or len(vae.finished_epochs(recipe, **how)) == how["epochs"]:
+            runs.append(vae.train(recipe, **how, progress=vae.Progress(f"{name}, seed {seed}", log=False)))
+    return runs
 
 
 # --------------------------------------------------------------------------------------- generated images

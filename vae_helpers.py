@@ -140,7 +140,8 @@ def _table() -> dict[str, Recipe]:
         *(Recipe(f"p{i}-conv", **{**small, **p}) for i, p in enumerate((p1, p2, p3), 1)),
         *(Recipe(f"p{i}-fc", **{**dense, **early, **p}) for i, p in enumerate((p1, p2, p3), 1)),
         Recipe("celeba32", data="celeba", **{**small, **p2}),
-        Recipe("improved", widths=(64, 128, 240), activation="silu", residual=1, start="linear", schedule="onecycle"),
+        Recipe("improved", widths=(64, 128, 240), activation="silu", residual=1, start="linear", schedule="onecycle",
+               clip=300.0),
     ]
     return {r.name: r for r in recipes}
 

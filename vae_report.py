@@ -356,6 +356,20 @@ def loss_row(name: str, loss: float, kl: float, scale: Scale, parameters: str) -
             "of the possible gain": f"{scale.share(loss):.0%}".replace("%", " %")}
 
 
+def spread_table(runs: dict[str, list[Run]], more: list[Run], scale: Scale) -> str:
+    """Test losses by recipe, epochs and seed, as Markdown, with the largest difference between seeds."""
+    groups: dict[tuple[str, int], list[Run]] = {(name, len(r[0].history)): list(r) for name, r in runs.items()}
+    for run in more:
+        groups.setdefault((run.recipe.name, len(run.history)), []).append(run)
+    rows = []
+    for (name, epochs), group in groups.items():
+        above_floor = [run.last["test_loss"] - scale.test_floor for run in group]
+        rows.append({"model": name, "epochs": epochs, "seeds": len(group),
+                     "test loss above the floor": ", ".join(f"{v:.1f}" for v in above_floor),
+                     "spread": f"{max(above_floor) - min(above_floor):.1f}" if len(group) > 1 else ""})
+    return markdown_table(rows)
+
+
 def bullets(*items) -> str:
     return "\n".join(f"- {item}" for item in items)
 
