@@ -145,20 +145,6 @@ def reference_lines(axes, scale: Scale, linear: float) -> None:
     axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
 
 
-def plot_by_seconds(runs: dict[str, Run], scale: Scale, linear: float):
-    """Test loss above the floor against the seconds of training, on a logarithmic axis."""
-    figure, axes = new_figure(width=7)
-    for name, run in runs.items():
-        seconds = np.cumsum(run.curve("seconds"))
-        axes.plot(seconds, above(run.curve("test_loss"), scale.test_floor), color=COLOURS[name], marker=MARKERS[name],
-                  ms=4, label=name)
-    axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
-    axes.set(xscale="log", xlabel="seconds of training", ylabel="test loss above the floor, nats",
-             title="The linear optimum is there before the first step")
-    axes.legend(fontsize=8)
-    return figure
-
-
 def plot_spectra(spectra: dict[str, Spectrum], lines: dict[str, float]):
     """Eigenvalues of the pixel covariance by rank, and the decoder variance of each loss as a line."""
     figure, axes = new_figure(width=7)
@@ -201,22 +187,6 @@ def plot_smoothness(kl: Tensor, predicted: int, pairs: tuple[Tensor, Tensor]):
     right.scatter(*pairs, s=3, alpha=0.4, color=COLOURS["conv"], linewidths=0)
     right.set(xlabel="distance of the posteriors, −ln overlap", ylabel="change of the decoding, RMS",
               title="Posteriors that overlap decode alike", xscale="log")
-    return figure
-
-
-def plot_permuted(control: dict[str, tuple[Run, Run]], scale: Scale):
-    """Last test loss above the floor, with pixels in place and permuted, for each model."""
-    figure, axes = new_figure(width=8, height=2.8)
-    for i, (name, both) in enumerate(control.items()):
-        for j, (run, label, hatch) in enumerate(zip(both, ("pixels in place", "pixels permuted"), ("", "//"),
-                                                    strict=True)):
-            value = run.last["test_loss"] - scale.test_floor
-            axes.barh(2.4 * i + j, value, color=COLOURS[name], hatch=hatch, edgecolor="white", label=f"{name}, {label}")
-            axes.text(value, 2.4 * i + j, f" {value:.1f}", va="center", fontsize=9)
-    axes.margins(x=0.15)
-    axes.set(xlabel="test loss above the floor, nats", yticks=[], title="Without neighbours convolution has no edge")
-    axes.invert_yaxis()
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -384,6 +354,7 @@ def claim(source: str, sentence: str, number: str, holds: bool | None) -> dict:
 
 def result(name: str, claimed: str | None, measured: str, note: str = "", run: Run | None = None) -> dict:
     """One row of the closing table."""
-    where = {"run": run.hash, "device": run.device, "trained_here": run.trained_here} if run else {
-        "run": None, "device": None, "trained_here": None}
+    where = dict.fromkeys(("run", "device", "trained_here"))
+    if run:
+        where = {"run": run.hash, "device": f"{run.device}, {run.precision}", "trained_here": run.trained_here}
     return {"result": name, "claimed": claimed, "measured": measured, "note": note, **where}

@@ -55,13 +55,6 @@ class ImageSet:
         return (self._part(slice(0, cut), source=f"all but {held_out}"),
                 self._part(slice(cut, None), source=held_out, split="valid"))
 
-    def permuted(self, seed: int) -> ImageSet:
-        """The same images under one permutation of the pixel positions, which depends on the seed alone."""
-        side = self.images.shape[-1]
-        order = torch.from_numpy(np.random.RandomState(seed).permutation(side * side))
-        moved = self.images.flatten(2)[:, :, order].view_as(self.images)
-        return _signed(replace(self, images=moved, digests=None, source=f"{self.source}, pixels permuted"))
-
     def _part(self, rows: slice, **changes) -> ImageSet:
         factors = self.factors and {name: value[rows] for name, value in self.factors.items()}
         digests = None if self.digests is None else self.digests[rows]
