@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import inspect
 import io
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -244,7 +245,7 @@ def draw_architectures(*recipes: Recipe):
 
 def source_of(*objects) -> str:
     """The source text of functions or classes as Markdown, so that what is read is what ran."""
-    return "\n".join(f"```python\n{inspect.getsource(o).rstrip()}\n```" for o in objects)
+    return "\n".join(f"```python\n{textwrap.dedent(inspect.getsource(o)).rstrip()}\n```" for o in objects)
 
 
 def markdown_table(rows: list[dict]) -> str:

@@ -1,0 +1,169 @@
+"""The notebook's questions, on models and images whose answers are known."""
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import vae_experiments as ask
+import vae_helpers as vae
+import vae_measures as measure
+from data import image_set, load
+
+LINEAR = vae.Recipe("plain", network="fc", widths=(), norm=False, link="identity", reconstruction="sse", side=4,
+                    latent=3)
+
+
+@pytest.fixture
+def model():
+    """x_hat = B z and mu = B^T x with orthonormal columns B, so that codes and images keep distances."""
+    model = vae.build(LINEAR)
+    basis = torch.linalg.qr(torch.randn(48, 3, generator=torch.Generator().manual_seed(0))).Q
+    with torch.no_grad():
+        model.to_mu.weight.copy_(basis.T)
+        model.decoder[0].weight.copy_(basis)
+        for bias in (model.to_mu.bias, model.decoder[0].bias):
+            bias.zero_()
+    return model
+
+
+def grey(n=40, side=4, seed=0):
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_scale_of_two_grey_levels_is_in_closed_form():
+    images = torch.full((6, 3, 4, 4), 51, dtype=torch.uint8)                    # 0.2
+    images[3:] = 204                                                            # 0.8
+    made = image_set(name="cifar10", split="train", images=images, labels=torch.zeros(6, dtype=torch.long),
+                     label_names=("a",), source="made", real=False)
+    scale = ask.scale_of({"images": made, "test": made}, top=4)
+    entropy = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
+    assert scale.floor == pytest.approx(48 * entropy) == pytest.approx(scale.test_floor)
+    assert scale.test_mean_image == pytest.approx(48 * math.log(2))             # the mean is 1/2 everywhere
+    assert scale.spectrum.eigenvalues[0].item() == pytest.approx(48 * 0.3 ** 2)
+    assert scale.share(scale.test_floor) == 1 and scale.share(scale.test_mean_image) == 0
+
+
+def test_linear_terms_lie_between_floor_and_mean_image():
+    splits = {kind: load("cifar10", split, source="standin", limit=300)
+              for kind, split in (("images", "train"), ("test", "test"))}
+    scale = ask.scale_of(splits, top=128)
+    terms = ask.linear_terms(vae.RECIPES["fc"], scale, splits["test"].images, seed=0)
+    assert scale.test_floor < terms["test_loss"] < scale.test_mean_image
+    optimum = measure.linear_optimum(scale.spectrum, vae.RECIPES["fc"].start_sigma2, 128)
+    assert terms["test_kl"] == pytest.approx(optimum.rate, rel=0.3)             # its own images' rate, on others
+
+
+def test_gradient_estimators_of_a_quadratic_agree_and_spread_as_known():
+    """f = z², z ~ N(1, 1): pathwise 2z has variance 4, the score function's z²(z - 1) what its moments say."""
+    draws = measure.pathwise_and_score_gradients(lambda z: z.square().sum(1), torch.ones(1, dtype=torch.float64),
+                                                 torch.zeros(1, dtype=torch.float64), 400_000,
+                                                 torch.Generator().manual_seed(1))
+    gap, ratio = ask.compare_gradients(draws)
+    e = [1, 0, 1, 0, 3, 0, 15]                                                  # moments of a standard normal
+    second = sum(math.comb(4, k) * e[k + 2] for k in range(5))                  # E (1 + e)^4 e^2
+    assert gap < 3.5
+    assert ratio == pytest.approx((second - 2 ** 2) / 4, rel=0.03)
+
+
+def test_rank_correlation_is_spearmans():
+    a = torch.tensor([0.1, 5.0, 2.0, 9.0])
+    assert ask.rank_correlation(a, a.exp()) == pytest.approx(1)
+    assert ask.rank_correlation(a, -a) == pytest.approx(-1)
+    assert ask.rank_correlation(a, torch.tensor([1.0, 2.0, 3.0, 4.0])) == pytest.approx(1 - 6 * 2 / (4 * 15))
+
+
+def test_compare_needs_two_standard_errors():
+    assert ask.compare(1.0, 2.0, "A", "B", 0.3, 0.3) == "A is lower than B, by 1."
+    assert ask.compare(1.0, 2.0, "A", "B", 0.6, 0.6) == "A and B cannot be told apart."
+
+
+def test_overlap_falls_as_decodings_part(model):
+    distance, change = ask.overlap_and_change(model, grey(), seed=0)
+    assert (distance >= 0).all() and ask.rank_correlation(distance, change) > 0.5
+
+
+def test_cross_fade_is_even_and_keeps_its_ends():
+    ends = torch.rand(5, 10, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    fade = ask.cross_fade(ends)
+    assert torch.allclose(fade[:, [0, -1]], ends[:, [0, -1]])
+    assert torch.allclose(measure.evenness(fade), torch.ones(5), atol=1e-4)
+
+
+def test_straight_paths_of_a_linear_decoder_are_cross_fades(model):
+    with torch.no_grad():
+        model.decoder[0].bias.fill_(0.5)                                        # keeps decodings inside [0, 1]
+        model.to_mu.weight.mul_(0.1)
+    codes, frames = ask.paths_between(model, grey(), 10)
+    assert codes.shape == (10, 10, 3) and frames.shape == (10, 10, 3, 4, 4)
+    assert torch.allclose(frames, ask.cross_fade(frames), atol=1e-5)
+
+
+def test_middle_is_the_share_of_the_ends():
+    assert ask.middle(torch.tensor([[4.0, 9.0, 1.0, 3.0, 9.0, 4.0]])) == pytest.approx(0.5)
+
+
+def test_pairs_are_chosen_as_named(model):
+    images = image_set(name="cifar10", split="test", images=grey(), labels=torch.arange(40) % 3,
+                       label_names=("a", "b", "c"), source="made", real=False)
+    mu, _ = vae.encode(model, images.images)
+    pairs = ask.choose_pairs(model, images, 40)
+    assert torch.equal(pairs["same class"][1], mu[3]) and torch.equal(pairs["different classes"][1], mu[1])
+    distances = torch.pdist(mu)
+    for name, extreme in (("nearest codes", distances.min()), ("farthest codes", distances.max())):
+        assert (pairs[name][0] - pairs[name][1]).norm() == pytest.approx(extreme.item(), rel=1e-4)
+
+
+def test_same_class_paths_are_shorter_where_classes_are_clusters(model):
+    labels = torch.arange(60) % 2
+    images = grey(60) // 8 + (labels * 200).to(torch.uint8).view(-1, 1, 1, 1)   # dark and bright
+    both = image_set(name="cifar10", split="test", images=images, labels=labels, label_names=("dark", "bright"),
+                     source="made", real=False)
+    (same, _), (other, _) = ask.same_or_different(model, both, 30, seed=0)
+    assert same < 0.5 * other
+
+
+def test_attributes_of_a_planted_dimension_are_named():
+    codes = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    attributes = torch.stack([codes[:, 1] > 0, codes[:, 2] > 0], 1)
+    correlation = measure.attribute_correlation(codes, attributes)
+    rows = ask.attributes_of(correlation, torch.tensor([1]), ("Hat", "Beard"), strongest=1)
+    assert rows[0]["dimension"] == 1 and rows[0]["correlates most with"].startswith("Hat (+0.")
+
+
+def test_traversals_change_one_dimension_and_begin_at_the_code(model):
+    mu = torch.tensor([[0.3, -0.2, 0.1]])
+    rows = ask.regions(model, mu, torch.tensor([2]), seed=0)
+    around, along = rows.values()
+    assert torch.allclose(around[:1], vae.decode(model, mu), atol=1e-6)
+    ends = vae.decode(model, torch.tensor([[0.3, -0.2, -3.0], [0.3, -0.2, 3.0]]))
+    assert torch.allclose(along[[0, -1]], ends)
+
+
+def test_a_model_that_sees_only_the_mean_does_not_notice_a_shift(model):
+    with torch.no_grad():
+        model.to_mu.weight.fill_(1 / 48)
+    flat = (torch.arange(10) * 20).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+    assert ask.shift_sensitivity({"mean": model}, flat)["mean"] == pytest.approx(0, abs=1e-5)
+
+
+def test_extensions_load_what_is_finished_and_train_only_when_asked(tmp_path):
+    splits = {"images": load("cifar10", source="standin", limit=40), "heldout": None, "test": None}
+    settings = vae.Settings(epochs=1, train_limit=40, data="standin", runs=str(tmp_path), device="cpu")
+    wanted = [("fc", 1, 1), ("fc", 2, 1)]
+    assert ask.extensions(wanted, splits, settings) == []
+    vae.train(vae.RECIPES["fc"], **splits, epochs=1, **(settings.where | {"seed": 2}))
+    (found,) = ask.extensions(wanted, splits, settings)
+    assert found.identity["seed"] == 2 and not found.trained_here
+    both = ask.extensions(wanted, splits, vae.Settings(**{**settings.__dict__, "extensions": True}))
+    assert [run.trained_here for run in both] == [True, False]
+
+
+def test_judge_knows_real_images_from_their_mean(tmp_path):
+    train, test = (load("cifar10", split, source="standin", limit=200) for split in ("train", "test"))
+    settings = vae.Settings(epochs=1, train_limit=200, data="standin", runs=str(tmp_path), device="cpu",
+                            precision="fp32")
+    judge = ask.Judge("FD-test", train, test, settings)
+    assert judge.size == 200 and judge.distance(test.images) == pytest.approx(0, abs=1e-6 + 1e-6 * judge.ceiling)
+    assert judge.floor < judge.ceiling
