@@ -116,8 +116,12 @@ class _Linear(torch.autograd.Function):
 
 
 def _products_pay(x: Tensor, side: int, channels: int) -> bool:
-    """Whether nine products beat the library's layer, whose larger map is `side` wide: measured on CPUs."""
-    return x.device.type == "cpu" and side <= 16 and side % 4 == 0 and channels >= 16
+    """Whether nine products beat the library's layer, whose larger map is `side` wide and has `channels`.
+
+    Measured on two cores with bf16: 1.0 to 1.9 times as fast where this says yes, 0.6 to 1.1 where it says no.
+    """
+    return x.device.type == "cpu" and side % 4 == 0 and channels >= 16 and (
+        side <= 8 or side <= 16 and channels >= 128)
 
 
 class Down(nn.Conv2d):
