@@ -61,10 +61,12 @@ class Gallery:
         self._keep(file.getvalue(), f"{name}.{'jpg' if picture else 'png'}", alt, image.width)
         plt.close(figure)
 
-    def write_results(self, rows: list[dict]) -> str:
-        """Write the closing table beside the figures; returns a sentence on where."""
+    def write_results(self, rows: list[dict], runs: list[Run]) -> str:
+        """Write the closing table, and the pace of these runs, beside the figures; returns a sentence on where."""
+        times = [{"training": run.recipe.name, "images": run.identity["images"], "epochs": len(run.history),
+                  "images_per_second": float(np.median(run.curve("images_per_second")))} for run in runs]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "results.json", {"rows": rows})
+        write_json(self.folder / "results.json", {"rows": rows, "times": times})
         return f"{len(rows)} results written to {(self.folder / 'results.json').as_posix()}"
 
     def _keep(self, data: bytes, name: str, alt: str, width: int) -> None:

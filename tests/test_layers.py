@@ -44,8 +44,10 @@ def outputs_and_gradients(layer, x, seed=9):
 USED = [("down", 2, 16, 5, 4, 4), ("down", 3, 32, 16, 8, 8), ("down", 1, 128, 3, 16, 16), ("down", 2, 16, 7, 8, 4),
         ("up", 2, 5, 16, 2, 2), ("up", 3, 32, 16, 4, 4), ("up", 1, 3, 128, 8, 8), ("up", 2, 7, 16, 4, 2)]
 # and for which they are not: few channels for the map, a large map, one that cannot be cut into blocks of two
-UNUSED = [("down", 2, 3, 16, 8, 8), ("down", 1, 16, 8, 16, 16), ("down", 1, 128, 8, 32, 32), ("down", 2, 16, 8, 6, 6), ("down", 2, 16, 8, 2, 2),
-          ("up", 2, 16, 3, 4, 4), ("up", 1, 8, 16, 8, 8), ("up", 1, 8, 128, 16, 16), ("up", 2, 8, 16, 3, 3), ("up", 2, 8, 16, 1, 1)]
+UNUSED = [("down", 2, 3, 16, 8, 8), ("down", 1, 16, 8, 16, 16), ("down", 1, 128, 8, 32, 32),
+          ("down", 2, 16, 8, 6, 6), ("down", 2, 16, 8, 2, 2),
+          ("up", 2, 16, 3, 4, 4), ("up", 1, 8, 16, 8, 8), ("up", 1, 8, 128, 16, 16),
+          ("up", 2, 8, 16, 3, 3), ("up", 2, 8, 16, 1, 1)]
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])

@@ -292,7 +292,18 @@ def render_results(results: dict[str, Any]) -> str:
     cells = [["Result", "Claimed", "Measured", "Note"], ["---"] * 4, *lines]
     table = ["| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in cells]
     devices = dict.fromkeys(row["device"] for row in rows if row["run"])
-    return "\n".join([*table, "", f"Trained on {' and '.join(devices) or 'nothing'}."])
+    return "\n".join([*table, "", f"Trained on {' and '.join(devices) or 'nothing'}.", *render_times(results)])
+
+
+def render_times(results: dict[str, Any]) -> list[str]:
+    """How long each training takes at its median pace, as lines of a Markdown table; none where none are kept."""
+    times = results.get("times", [])
+    head = ["", "| Training | Images | Epochs | Images/s | Minutes |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = []
+    for t in times:
+        minutes = t["images"] * t["epochs"] / t["images_per_second"] / 60
+        lines.append(f"| `{t['training']}` | {t['images']:,} | {t['epochs']} | {t['images_per_second']:,.0f} | {minutes:.1f} |")
+    return head * bool(lines) + lines
 
 
 def with_results(readme: str, results: dict[str, Any]) -> str:
