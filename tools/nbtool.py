@@ -302,7 +302,8 @@ def render_times(results: dict[str, Any]) -> list[str]:
     lines = []
     for t in times:
         minutes = t["images"] * t["epochs"] / t["images_per_second"] / 60
-        lines.append(f"| `{t['training']}` | {t['images']:,} | {t['epochs']} | {t['images_per_second']:,.0f} | {minutes:.1f} |")
+        lines.append(f"| `{t['training']}` | {t['images']:,} | {t['epochs']} | {t['images_per_second']:,.0f} "
+                     f"| {minutes:.1f} |")
     return head * bool(lines) + lines
 
 
