@@ -115,7 +115,7 @@ def overlap_and_change(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, T
     other = order.gather(1, rank.clamp(min=0)).squeeze(1)
     overlap = measure.posterior_overlap(mu, logvar, mu[other], logvar[other])
     change = (vae.decode(model, mu) - vae.decode(model, mu[other])).square().mean((1, 2, 3)).sqrt()
-    return -overlap.clamp(min=1e-30).log(), change
+    return -overlap.clamp(min=1e-300).log(), change
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:

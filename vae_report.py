@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import inspect
 import io
+import re
 import textwrap
 from pathlib import Path
 
@@ -62,9 +63,9 @@ class Gallery:
         plt.close(figure)
 
     def write_results(self, rows: list[dict], runs: list[Run]) -> str:
-        """Write the closing table, and the pace of these runs, beside the figures; returns a sentence on where."""
+        """Write the closing table, and the runs' fastest epochs' pace, beside the figures; returns where."""
         times = [{"training": run.recipe.name, "images": run.identity["images"], "epochs": len(run.history),
-                  "images_per_second": float(np.median(run.curve("images_per_second")))} for run in runs]
+                  "images_per_second": max(run.curve("images_per_second"))} for run in runs]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "results.json", {"rows": rows, "times": times})
         return f"{len(rows)} results written to {(self.folder / 'results.json').as_posix()}"
@@ -349,9 +350,14 @@ def bullets(*items) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
+def listing(values: dict[str, float]) -> str:
+    """Names with their values, in words."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+
+
 def claim(source: str, sentence: str, number: str, holds: bool | None) -> dict:
     """One row of the ledger: who says what, the number that tests it, and the verdict."""
-    return {"source": source, "claim": sentence, "this run": number.replace("%", " %"),
+    return {"source": source, "claim": sentence, "this run": re.sub(r"(?<=\d)%", " %", number),
             "verdict": "not tested" if holds is None else "**holds**" if holds else "**fails**"}
 
 

@@ -296,9 +296,10 @@ def render_results(results: dict[str, Any]) -> str:
 
 
 def render_times(results: dict[str, Any]) -> list[str]:
-    """How long each training takes at its median pace, as lines of a Markdown table; none where none are kept."""
+    """How long each training takes at the pace of its fastest epoch, as lines of a Markdown table."""
     times = results.get("times", [])
-    head = ["", "| Training | Images | Epochs | Images/s | Minutes |", "| --- | ---: | ---: | ---: | ---: |"]
+    head = ["", "| Training | Images | Epochs | Images/s, fastest epoch | Minutes at that pace |",
+            "| --- | ---: | ---: | ---: | ---: |"]
     lines = []
     for t in times:
         minutes = t["images"] * t["epochs"] / t["images_per_second"] / 60
