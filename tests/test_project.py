@@ -36,6 +36,11 @@ def test_readme_shows_the_results_of_the_last_full_run():
     assert nbtool.with_results(readme, nbtool.read_results()) == readme
 
 
+def test_readme_shows_figures_that_are_there():
+    shown = re.findall(r"!\[.+?\]\((.+?)\)", README.read_text(encoding="utf-8"))
+    assert shown and all((ROOT / name).is_file() for name in shown)
+
+
 def test_readme_explains_every_target_and_parameter():
     readme = README.read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
