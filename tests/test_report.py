@@ -1,10 +1,13 @@
 """What the notebook shows: pictures pixel for pixel, tables as written."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import vae_report as report
+from vae_helpers import Settings
 
 
 def random_bytes(n, side=4):
@@ -38,3 +41,20 @@ def test_table_is_markdown_with_numbers_to_the_right():
     rows = [{"name": "conv", "loss": "1,824.1", "epochs": 10}, {"name": "fc", "loss": "1,867.0", "epochs": 9}]
     assert report.markdown_table(rows).splitlines() == [
         "| name | loss | epochs |", "|---|---:|---:|", "| conv | 1,824.1 | 10 |", "| fc | 1,867.0 | 9 |"]
+
+
+# ---------------------------------------------------------------- where figures go
+
+REAL, DRAWN = SimpleNamespace(real=True), SimpleNamespace(real=False)
+
+
+@pytest.mark.parametrize("changed, sets, folder", [
+    ({}, (REAL, REAL), "figures"),                                              # a full run on real images
+    ({}, (REAL, DRAWN), "elsewhere/figures"),                                   # one set drawn
+    ({"epochs": 1}, (REAL, REAL), "elsewhere/figures"),                         # papermill -p EPOCHS 1
+    ({"conv_epochs": 3}, (REAL, REAL), "elsewhere/figures"),
+    ({"train_limit": 100}, (REAL, REAL), "elsewhere/figures"),
+    ({"epochs": 1, "figures": "asked/for"}, (REAL, REAL), "asked/for")])
+def test_only_full_runs_on_real_images_write_to_figures(changed, sets, folder):
+    gallery = report.gallery_for(Settings(runs="elsewhere", **changed), *sets)
+    assert gallery.folder.as_posix() == folder
