@@ -8,14 +8,7 @@ import torch
 
 import vae_measures as measures
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Run this file on one thread: its tensors are small, more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generator(seed=0):

@@ -18,18 +18,10 @@ import vae_helpers as helpers
 import vae_measures as measures
 from vae_helpers import Recipe, build, elbo_terms, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")       # as in the processes started here
 ROOT = Path(__file__).parents[1]
 TINY = Recipe("tiny", side=8, widths=(4, 8), latent=3, batch=10, epochs=4)
 EARLY = TINY.but(name="early", reconstruction="sse", norm=False, patience=1, min_delta=0.0, lr=1e-2, epochs=8)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Bit-identical is promised for one number of threads, and one it is in the processes started here too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed=0):
