@@ -25,13 +25,14 @@ Progress = Callable[[int, int, str], None]
 
 def load(name: str, split: str = "train", side: int | None = None, limit: int = 0,
          source: str = "auto", root: str | Path = "data", download: bool = False, seed: int = 0,
-         progress: Progress | None = None) -> ImageSet:
+         crop: bool = True, progress: Progress | None = None) -> ImageSet:
     """The images of one split, at most `limit` of them (0: all), in an order that never changes.
 
     `source` "real" insists on the dataset's files under `root`, "standin" draws pictures from
     `seed`, and "auto" takes the files where they lie and draws otherwise. `download` fetches
-    CIFAR-10 where it is absent; CelebA has to be put there by hand. `progress(done, total, what)`
-    is called now and then while something takes long.
+    CIFAR-10 where it is absent; CelebA has to be put there by hand. `crop` False squeezes the whole
+    of a face's photograph into the square (the stand-in has nothing around its faces).
+    `progress(done, total, what)` is called now and then while something takes long.
     """
     side = SIDES.get(name, (0,))[0] if side is None else side
     _check_request(name, split, side, limit, source, seed)
@@ -39,19 +40,19 @@ def load(name: str, split: str = "train", side: int | None = None, limit: int = 
     if source == "standin":
         return standin.draw(name, split, side, limit, seed, progress)
     try:
-        return _load_real(name, split, side, limit, Path(root), download, progress)
+        return _load_real(name, split, side, limit, Path(root), download, crop, progress)
     except AbsentError as absent:
         if source == "real":
             raise
         return standin.draw(name, split, side, limit, seed, progress, because=str(absent))
 
 
-def _load_real(name, split, side, limit, root, download, progress) -> ImageSet:
+def _load_real(name, split, side, limit, root, download, crop, progress) -> ImageSet:
     """The dataset's own images; every trouble with a file is one DataError that names it."""
     try:
         if name == "cifar10":
             return cifar10.load(split, limit, root, download, progress)
-        return celeba.load(split, side, limit, root, progress)
+        return celeba.load(split, side, limit, root, crop, progress)
     except OSError as error:
         raise DataError(f"{error.filename or root} cannot be used ({error.strerror or error}): "
                         "see that it is there and that you may read it.") from error

@@ -24,7 +24,7 @@ HOW = (f"put {IMAGES}/ (unpacked from img_align_celeba.zip), {ATTRIBUTES} and {P
        "download mostly ends at the drive's quota")
 
 
-def load(split: str, side: int, limit: int, root: Path, progress) -> ImageSet:
+def load(split: str, side: int, limit: int, root: Path, crop: bool, progress) -> ImageSet:
     """The faces of one official split in the order of their file names."""
     folder = root / "celeba"
     present = _present(folder)
@@ -39,19 +39,20 @@ def load(split: str, side: int, limit: int, root: Path, progress) -> ImageSet:
     used = faces[:limit or None]
     labels = _flags(folder / ATTRIBUTES, names, flags_of, used)
     images, digests, why = cached_images(
-        root / "cache" / f"celeba-{split}-{side}", [folder / IMAGES / name for name in used], side,
-        partial(_decode, side=side), progress)
-    source = _source(folder, split, side, len(listed), len(faces), why)
+        root / "cache" / f"celeba-{split}-{side}{'' if crop else '-whole'}",
+        [folder / IMAGES / name for name in used], side, partial(_decode, side=side, crop=crop), progress)
+    source = _source(folder, split, side, crop, len(listed), len(faces), why)
     return image_set(
         name="celeba", split=split, images=torch.from_numpy(images), digests=digests,
         labels=labels, label_names=names, real=True,
         source=with_limit(source, limit) if len(used) < len(faces) else source)
 
 
-def _source(folder: Path, split: str, side: int, listed: int, present: int, why: str) -> str:
+def _source(folder: Path, split: str, side: int, crop: bool, listed: int, present: int, why: str) -> str:
     """One sentence: which faces, how many are absent, and why the cache was made again."""
     absent = f", {listed - present:,} more are listed but absent" if present < listed else ""
-    return (f"CelebA from {folder} ({present:,} images, split {split}{absent}), cropped to 178×178 "
+    cut = "cropped to 178×178" if crop else "not cropped"
+    return (f"CelebA from {folder} ({present:,} images, split {split}{absent}), {cut} "
             f"and resized to {side}×{side}{'; ' + why if why else ''}")
 
 
@@ -71,8 +72,8 @@ def _present(folder: Path) -> set[str]:
     return present
 
 
-def _decode(path: Path, content: bytes, side: int) -> np.ndarray:
-    """The middle 178×178 of a JPEG at side×side, antialiased, as (3, side, side) uint8."""
+def _decode(path: Path, content: bytes, side: int, crop: bool) -> np.ndarray:
+    """The middle 178×178 of a JPEG, or all of it, at side×side, antialiased, as (3, side, side) uint8."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             size, face = image.size, image.convert("RGB")
@@ -82,7 +83,7 @@ def _decode(path: Path, content: bytes, side: int) -> np.ndarray:
         raise DataError(f"{path} is {size[0]}×{size[1]} pixels where aligned faces are 178×218: "
                         "take the images of img_align_celeba.zip.")
     # Crop first: a resize of the whole with a box would look beyond the crop at its edges.
-    small = face.crop(CROP).resize((side, side), Image.Resampling.BILINEAR)
+    small = (face.crop(CROP) if crop else face).resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(small).transpose(2, 0, 1)
 
 

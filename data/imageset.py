@@ -55,6 +55,14 @@ class ImageSet:
         return (self._part(slice(0, cut), source=f"all but {held_out}"),
                 self._part(slice(cut, None), source=held_out, split="valid"))
 
+    def permuted(self, seed: int) -> ImageSet:
+        """Every image with its pixel positions in one fixed random order, colours kept together."""
+        side = self.images.shape[-1]
+        order = torch.from_numpy(np.random.RandomState(seed).permutation(side * side))
+        moved = self.images.flatten(2)[:, :, order].view_as(self.images)
+        return _signed(replace(self, images=moved, digests=None,
+                               source=f"{self.source}, pixel positions permuted"))
+
     def _part(self, rows: slice, **changes) -> ImageSet:
         factors = self.factors and {name: value[rows] for name, value in self.factors.items()}
         digests = None if self.digests is None else self.digests[rows]

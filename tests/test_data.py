@@ -156,6 +156,20 @@ def test_take_and_split_off_are_what_was_loaded(tmp_path, arrays):
         images.take(-1)
 
 
+def test_permuted_images_share_one_order_of_positions_and_keep_their_colours(tmp_path, arrays):
+    images = data.load("cifar10", root=write_npz(tmp_path, arrays))
+    moved = images.permuted(3)
+    where = np.random.RandomState(3).permutation(32 * 32)
+    for position in (0, 17, 1023):                          # position p of the result held position where[p]
+        (y, x), (v, u) = divmod(position, 32), divmod(int(where[position]), 32)
+        assert torch.equal(moved.images[:, :, y, x], images.images[:, :, v, u])
+    assert not torch.equal(moved.images, images.images)
+    assert torch.equal(moved.images.flatten(2).sort().values, images.images.flatten(2).sort().values)
+    assert images.permuted(3).fingerprint == moved.fingerprint
+    assert moved.fingerprint not in (images.fingerprint, images.permuted(4).fingerprint)
+    assert images.take(5).permuted(3).fingerprint == moved.take(5).fingerprint
+
+
 def test_md5_table_is_the_published_one():
     published = {"train": dict(CIFAR10.train_list), "test": dict(CIFAR10.test_list)}
     assert cifar10.BATCHES == published
@@ -352,9 +366,9 @@ def decoded(monkeypatch):
     """The names of the images decoded so far; blocks of 2, so that there are several."""
     names, decode = [], celeba._decode
 
-    def counting(path, content, side):
+    def counting(path, content, **how):
         names.append(path.name)
-        return decode(path, content, side)
+        return decode(path, content, **how)
     monkeypatch.setattr(celeba, "_decode", counting)
     monkeypatch.setattr(imagecache, "BLOCK", 2)
     return names
@@ -379,6 +393,17 @@ def test_crop_and_resize_are_torchvisions(root, side):
     for name, image in zip(TRAIN, images, strict=True):
         with Image.open(root / "celeba" / "img_align_celeba" / name) as face:
             assert torch.equal(image, reference(face))
+
+
+def test_whole_faces_are_torchvisions_and_cached_beside_the_cropped_ones(root):
+    reference = transforms.Compose([transforms.Resize((64, 64)), transforms.PILToTensor()])
+    cropped = data.load("celeba", root=root)
+    whole = data.load("celeba", root=root, crop=False)
+    for name, image in zip(TRAIN, whole.images, strict=True):
+        with Image.open(root / "celeba" / "img_align_celeba" / name) as face:
+            assert torch.equal(image, reference(face))
+    assert "not cropped" in whole.source and "not cropped" not in cropped.source
+    assert data.load("celeba", root=root).fingerprint == cropped.fingerprint != whole.fingerprint
 
 
 def test_cache_is_reused_and_grows(root, decoded):
@@ -477,9 +502,9 @@ LOAD = """
     import data
     from data import celeba, imagecache
     imagecache.BLOCK, decode = 1, celeba._decode
-    def slowly(path, content, side):
+    def slowly(path, content, **how):
         time.sleep(float(sys.argv[4]) if path.name >= sys.argv[3] else 0)
-        return decode(path, content, side)
+        return decode(path, content, **how)
     celeba._decode = slowly
     print(data.load("celeba", root=sys.argv[2]).fingerprint)
 """
