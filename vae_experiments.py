@@ -10,6 +10,11 @@ import vae_helpers as vae
 import vae_measures as measure
 from vae_helpers import VAE, Run, Settings
 
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 # ---------------------------------------------------------------------------------------------- the scale
 
 
@@ -51,6 +56,42 @@ def extensions(wanted: list[tuple[str, int, int]], splits: dict, settings: Setti
         if settings.extensions or len(vae.finished_epochs(recipe, **how)) == how["epochs"]:
             runs.append(vae.train(recipe, **how, progress=vae.Progress(f"{name}, seed {seed}", log=False)))
     return runs
+
+
+# What was tried for the improvement, three epochs each on the training images less the last 2,000, which decide.
+TRIAL_EPOCHS, TRIAL_HELDOUT = 3, 2000
+TRIALS: dict[str, vae.Recipe] = {}
+
+
+def trials(images, settings: Settings, train: bool = False) -> list[tuple[str, Run]]:
+    """The finished trials of the improvement by what was changed, or all of them with `train`."""
+    kept, heldout = images.split_off(min(TRIAL_HELDOUT, len(images) // 5))
+    runs = []
+    for name, recipe in TRIALS.items():
+        how = dict(images=kept, heldout=heldout, epochs=TRIAL_EPOCHS, **settings.where)
+        if train or len(vae.finished_epochs(recipe, **how)) == TRIAL_EPOCHS:
+            runs.append((name, vae.train(recipe, **how, progress=vae.Progress(name, log=train))))
+    return runs
+
+
+@torch.no_grad()
+def rate_and_distortion(model: VAE, images: Tensor, seed: int) -> tuple[float, float]:
+    """KL, and squared error of decoded draws from the posterior, of uint8 images: a point in the plane of both."""
+    mu, logvar = vae.encode(model, images)
+    eps = torch.randn(mu.shape, generator=vae.generator("cpu", seed, "rate and distortion"))
+    drawn = vae.decode(model, model.reparameterize(mu, logvar, eps))
+    error = (measure.as_pixels(images) - drawn).square().flatten(1).sum(1).mean().item()
+    return vae.kl_divergence(mu, logvar).sum(1).mean().item(), error
+
+
+def untrained(name: str, recipe: vae.Recipe, splits: dict, scale: Scale, seed: int) -> dict[str, str | int]:
+    """A row of what needs no training on a dataset: its floor, and what lies above it."""
+    linear = linear_terms(recipe, scale, splits["test"].images, seed)
+    return {"images": name, "floor, training": f"{scale.floor:.1f}", "floor, test": f"{scale.test_floor:.1f}",
+            "mean image above it": f"{scale.test_mean_image - scale.test_floor:.1f}",
+            "linear optimum above it": f"{linear['test_loss'] - scale.test_floor:.1f}",
+            "its KL": f"{linear['test_kl']:.1f}",
+            "directions worth their price": measure.linear_optimum(scale.spectrum, recipe.sigma2).active}
 
 
 # --------------------------------------------------------------------------------------- generated images
@@ -178,8 +219,8 @@ def path_numbers(name: str, frames: Tensor, norms: Tensor | None) -> dict[str, s
     mean, error = measure.mean_and_error(measure.smoothness(frames))
     return {"path": name, "smoothness": f"{mean:.6f}", "±": f"{error:.6f}",
             "evenness": f"{measure.evenness(frames).mean():.2f}",
-            "norm half-way": f"{middle(norms):.0%}".replace("%", " %") if norms is not None else "",
-            "sharpness half-way": f"{middle(sharpness_along(frames)):.0%}".replace("%", " %")}
+            "norm half-way": percent(middle(norms)) if norms is not None else "",
+            "sharpness half-way": percent(middle(sharpness_along(frames)))}
 
 
 def compare_paths(models: dict[str, VAE], images: Tensor, pairs: int) -> list[dict]:
@@ -242,15 +283,47 @@ def attributes_of(correlation: Tensor, dims: Tensor, names: tuple[str, ...], str
     return rows
 
 
-def along_attributes(model: VAE, codes: Tensor, images, mu: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """A code (1, d) moved along the mean difference of codes with and without an attribute, from -2 to 2 times."""
-    rows = {}
+def attribute_directions(codes: Tensor, images, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The mean code of images with an attribute, less that of images without, (d,), where there are both."""
+    directions = {}
     for name in names:
         has = images.labels[:, images.label_names.index(name)].bool()
         if has.any() and not has.all():
-            direction = codes[has].mean(0) - codes[~has].mean(0)
-            rows[f"{name.replace('_', ' ')}, from −2 to 2 times"] = vae.decode(
-                model, mu + torch.linspace(-2, 2, 10)[:, None] * direction)
+            directions[name] = codes[has].mean(0) - codes[~has].mean(0)
+    return directions
+
+
+def along_directions(model: VAE, mu: Tensor, directions: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A code (1, d) moved along each direction, in ten steps from -2 to 2 times its length."""
+    return {f"{name.replace('_', ' ')}, from −2 to 2 times": vae.decode(
+        model, mu + torch.linspace(-2, 2, 10)[:, None] * direction) for name, direction in directions.items()}
+
+
+def read_attributes(directions: dict[str, Tensor], codes: Tensor, correlation: Tensor, images) -> list[dict]:
+    """How well each attribute can be told from codes (N, d): along its direction, and by the best single dimension."""
+    rows = []
+    for name, direction in directions.items():
+        has = images.labels[:, images.label_names.index(name)]
+        best = correlation[:, images.label_names.index(name)]
+        dim = int(best.abs().argmax())
+        alone = measure.auc(codes[:, dim] * best[dim].sign(), has)
+        rows.append({"attribute": name.replace("_", " "), "share of faces": percent(has.double().mean()),
+                     "AUC along its direction": f"{measure.auc(codes @ direction, has):.3f}",
+                     "AUC of one dimension": f"{alone:.3f} (dimension {dim})"})
+    return rows
+
+
+def distances_to_training(model: VAE, judge: Judge, training: Tensor, held_out: Tensor, seed: int) -> list[dict]:
+    """Mean distance to the nearest training image, in pixels and in features, of samples and of held-out images."""
+    groups = {"samples": vae.sample(model, len(held_out), seed), "held-out images, reconstructed":
+              vae.reconstruct(model, held_out), "held-out images": held_out}
+    known = measure.features(judge.net, training)
+    rows = []
+    for name, images in groups.items():
+        pixels = measure.mean_and_error(measure.nearest(images, training).distance)
+        features = measure.mean_and_error(measure.nearest(measure.features(judge.net, images), known).distance)
+        rows.append({"from": name, "in pixels": f"{pixels[0]:.2f} ± {pixels[1]:.2f}",
+                     "in features": f"{features[0]:.2f} ± {features[1]:.2f}"})
     return rows
 
 

@@ -776,7 +776,7 @@ def finished_epochs(recipe: Recipe, images, *, heldout=None, test=None, seed: in
 
 
 def load_splits(recipe: Recipe, *, limit: int = 0, heldout: int = 2000, source: str = "auto", root: str = "data",
-                download: bool = False, progress: Progress | None = None) -> dict:
+                download: bool = False, crop: bool = True, progress: Progress | None = None) -> dict:
     """What a recipe trains on, as the arguments `images`, `heldout` and `test` of `train`.
 
     CelebA holds out its official validation split; CIFAR-10 the last training images, and only for recipes
@@ -786,7 +786,7 @@ def load_splits(recipe: Recipe, *, limit: int = 0, heldout: int = 2000, source: 
 
     def get(split, n):
         return load(recipe.data, split, side=recipe.side, limit=n, source=source, root=root, download=download,
-                    progress=progress.files if progress else None)
+                    crop=crop, progress=progress.files if progress else None)
 
     fewer = max(limit // 5, 100) if limit else 0                    # held-out and test images of a limited run
     images, test = get("train", limit), get("test", fewer)

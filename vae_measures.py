@@ -206,7 +206,7 @@ class LinearOptimum:
     variances: Tensor  # (active,), the posterior variances sigma2 / eigenvalue
 
     def loss(self, a: float = 1.0, b: float = 1.0) -> float:
-        """Return a·SSE + b·KL; it is the least possible if sigma2 is implied_sigma2(a, b)."""
+        """Return a·SSE + b·KL; it is the least possible if sigma2 is b / (2a)."""
         return a * self.distortion + b * self.rate
 
 
@@ -271,11 +271,6 @@ def linear_vae_parameters(spectrum: Spectrum, sigma2: float, latent: int) -> Lin
     decoder[:, : len(kept)] = gain * axes.T
     variance[: len(kept)] = sigma2 / kept
     return LinearVAE(spectrum.mean, encoder, decoder, variance)
-
-
-def implied_sigma2(a: float, b: float) -> float:
-    """Return b / (2a), the decoder variance for which a·SSE + b·KL is a Gaussian ELBO."""
-    return b / (2 * a)
 
 
 def bernoulli_sigma2(x_hat: Tensor) -> float:

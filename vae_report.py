@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_experiments import Scale
+from vae_experiments import Scale, percent, rank_correlation
 from vae_helpers import (
     Recipe,
     Run,
@@ -27,7 +27,7 @@ from vae_helpers import (
     write_atomically,
     write_json,
 )
-from vae_measures import Gradients, Spectrum
+from vae_measures import Gradients, LinearOptimum, RateDistortion, Spectrum
 
 COLOURS = {"conv": "#1f5fa8", "fc": "#d9822b", "improved": "#7b3294", "celeba64": "#3f8f4f", "grey": "#777777"}
 MARKERS = {"conv": "o", "fc": "s", "improved": "^", "celeba64": "o"}
@@ -149,6 +149,54 @@ def reference_lines(axes, scale: Scale, linear: float) -> None:
     axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
 
 
+def plot_by_seconds(runs: dict[str, Run], scale: Scale, linear: float):
+    """Test loss above the floor against seconds of training, at the pace of each run's median epoch."""
+    figure, axes = new_figure(width=7)
+    for name, run in runs.items():
+        seconds = np.median(run.curve("seconds")) * np.array(run.curve("epoch"))
+        axes.plot(seconds, above(run.curve("test_loss"), scale.test_floor), color=COLOURS[name], marker=MARKERS[name],
+                  ms=4, label=name)
+    axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
+    axes.set(xscale="log", xlabel="seconds of training, by the median epoch", title="How soon each gets where",
+             ylabel="test loss above the floor, nats")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_permuted(control: dict[str, tuple[Run, Run]], scale: Scale):
+    """Last test loss above the floor, with pixels in place and permuted, for each model."""
+    figure, axes = new_figure(width=8, height=2.6)
+    costs = []
+    for i, (name, both) in enumerate(control.items()):
+        values = [run.last["test_loss"] - scale.test_floor for run in both]
+        costs.append(f"{name} {values[1] - values[0]:+.0f} nats")
+        for j, (value, label, hatch) in enumerate(zip(values, ("in place", "permuted"), ("", "//"), strict=True)):
+            axes.barh(2.4 * i + j, value, color=COLOURS[name], hatch=hatch, edgecolor="white", label=f"{name}, {label}")
+            axes.text(value, 2.4 * i + j, f" {value:.1f}", va="center", fontsize=9)
+    axes.margins(x=0.15)
+    axes.set(xlabel="test loss above the floor, nats", yticks=[],
+             title=f"What permuting the pixels costs: {', '.join(costs)}")
+    axes.invert_yaxis()
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_rate_distortion(curve: RateDistortion, points: dict[str, tuple[float, float]],
+                         marked: dict[str, LinearOptimum]):
+    """Models in the plane of rate and squared error, over the curve of the best linear VAEs."""
+    figure, axes = new_figure(width=7, height=3.6)
+    axes.plot(curve.rate, curve.distortion, color=COLOURS["grey"], label="best linear VAEs, σ² swept")
+    for (name, optimum), marker in zip(marked.items(), "x+", strict=True):
+        axes.plot(optimum.rate, optimum.distortion, marker, color="black", ms=8, ls="", label=f"linear, {name}")
+    for name, (rate, distortion) in points.items():
+        axes.plot(rate, distortion, MARKERS.get(name, "D"), color=COLOURS.get(name, "black"), ms=6, ls="")
+        axes.annotate(name, (rate, distortion), textcoords="offset points", xytext=(6, 4), fontsize=9)
+    axes.set(xlabel="rate: KL, nats per image", ylabel="squared error per image", ylim=(0, None),
+             xlim=(-2, 1.15 * max(rate for rate, _ in points.values())), title="What the nats buy")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def plot_spectra(spectra: dict[str, Spectrum], lines: dict[str, float]):
     """Eigenvalues of the pixel covariance by rank, and the decoder variance of each loss as a line."""
     figure, axes = new_figure(width=7)
@@ -163,7 +211,7 @@ def plot_spectra(spectra: dict[str, Spectrum], lines: dict[str, float]):
     for (label, sigma2), style in zip(lines.items(), (":", "-."), strict=False):
         axes.axhline(sigma2, color=COLOURS["grey"], ls=style, label=label)
     axes.set(xscale="log", yscale="log", xlabel="rank", ylabel="eigenvalue, squared pixels in [0, 1]",
-             title="How many directions are worth their price")
+             title="How many directions lie above the price of each loss")
     axes.legend(fontsize=8)
     return figure
 
@@ -177,7 +225,7 @@ def plot_gradients(gradients: Gradients):
     axes.boxplot([v[:, dim].numpy() for v in values], orientation="horizontal", tick_labels=names, whis=(1, 99),
                  showfliers=False, widths=0.6, medianprops={"color": COLOURS["fc"]})
     axes.set(xscale="symlog", xlabel="one draw's estimate of one component of the gradient, nats per unit (symlog)",
-             title="One draw is enough only with the trick")
+             title="The same gradient, estimated from one draw in three ways")
     return figure
 
 
@@ -186,11 +234,12 @@ def plot_smoothness(kl: Tensor, predicted: int, pairs: tuple[Tensor, Tensor]):
     figure, (left, right) = new_figure(2, width=9)
     left.bar(range(1, kl.shape[1] + 1), kl.mean(0).sort(descending=True).values, width=1.0, color=COLOURS["conv"])
     left.axvline(predicted + 0.5, color=COLOURS["fc"], ls="--", label=f"linear prediction: {predicted} active")
-    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats", title="A price that not all dimensions earn")
+    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats", title="What each dimension carries")
     left.legend(fontsize=8)
     right.scatter(*pairs, s=3, alpha=0.4, color=COLOURS["conv"], linewidths=0)
     right.set(xlabel="distance of the posteriors, −ln overlap", ylabel="change of the decoding, RMS",
-              title="Posteriors that overlap decode alike", xscale="log")
+              title=f"Overlap and likeness: rank correlation {rank_correlation(*pairs):.2f}",
+              xscale="log")
     return figure
 
 
@@ -221,7 +270,7 @@ def plot_by_scale(rows: list[dict], floor: float, latent: int):
     for key, style in (("spread", "-"), ("sharpness", "--")):
         right.plot(sigma, [r[key] / rows[0][key] for r in rows], style, marker="o", ms=4, color=COLOURS["celeba64"],
                    label=f"{key}, relative to σ = {sigma[0]}")
-    right.set(xlabel="scale σ of z", yscale="log", title="From one face to noise")
+    right.set(xlabel="scale σ of z", yscale="log", title="How far samples differ, and how sharp they are")
     right.legend(fontsize=8)
     return figure
 
@@ -254,7 +303,7 @@ def source_of(*objects) -> str:
 def markdown_table(rows: list[dict]) -> str:
     """Rows with equal keys as a Markdown table; numbers to the right."""
     keys = list(rows[0])
-    right = [all(isinstance(r[k], (int, float)) or str(r[k])[:1].isdigit() for r in rows) for k in keys]
+    right = [all(str(r[k])[:1].isdigit() or r[k] == "" for r in rows) for k in keys]
     lines = ["| " + " | ".join(keys) + " |", "|" + "|".join("---:" if r else "---" for r in right) + "|"]
     return "\n".join(lines + ["| " + " | ".join(str(r[k]) for k in keys) + " |" for r in rows])
 
@@ -317,19 +366,20 @@ def recipe_table(*recipes: Recipe) -> str:
 
 
 def loss_table(runs: dict[str, Run], scale: Scale, linear: dict[str, float]) -> str:
-    """Test losses on the scale from entropy floor to mean image, as Markdown."""
-    rows = [loss_row("mean image", scale.test_mean_image, 0.0, scale, ""),
-            loss_row("linear optimum, untrained", linear["test_loss"], linear["test_kl"], scale, "")]
-    rows += [loss_row(name, run.last["test_loss"], run.last["test_kl"], scale, f"{count_parameters(run.model):,}")
-             for name, run in runs.items()]
+    """Losses on the scale from entropy floor to mean image, and what they took, as Markdown."""
+    rows = [loss_row("mean image", scale.test_mean_image, 0.0, scale),
+            loss_row("linear optimum, untrained", linear["test_loss"], linear["test_kl"], scale)]
+    rows += [loss_row(name, run.last["test_loss"], run.last["test_kl"], scale, run) for name, run in runs.items()]
     return markdown_table(rows)
 
 
-def loss_row(name: str, loss: float, kl: float, scale: Scale, parameters: str) -> dict:
-    return {"model": name, "parameters": parameters, "test loss": f"{loss:.1f}",
+def loss_row(name: str, loss: float, kl: float, scale: Scale, run: Run | None = None) -> dict:
+    pace = np.median(run.curve("images_per_second")) if run else 0.0        # of the median epoch
+    return {"model": name, "parameters": f"{count_parameters(run.model):,}" if run else "",
+            "training loss": f"{run.last['loss']:.1f}" if run else "", "test loss": f"{loss:.1f}",
             "above the floor": f"{loss - scale.test_floor:.1f}", "KL": f"{kl:.1f}",
-            "distortion": f"{loss - kl - scale.test_floor:.1f}",
-            "of the possible gain": f"{scale.share(loss):.0%}".replace("%", " %")}
+            "distortion": f"{loss - kl - scale.test_floor:.1f}", "of the possible gain": percent(scale.share(loss)),
+            "images/s": f"{pace:,.0f}" if run else "", "seconds": f"{run.seconds:,.0f}" if run else ""}
 
 
 def spread_table(runs: dict[str, list[Run]], more: list[Run], scale: Scale) -> str:

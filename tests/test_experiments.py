@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -130,6 +131,67 @@ def test_attributes_of_a_planted_dimension_are_named():
     correlation = measure.attribute_correlation(codes, attributes)
     rows = ask.attributes_of(correlation, torch.tensor([1]), ("Hat", "Beard"), strongest=1)
     assert rows[0]["dimension"] == 1 and rows[0]["correlates most with"].startswith("Hat (+0.")
+
+
+def test_attribute_direction_is_found_where_it_was_planted(model):
+    codes = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    hat = torch.rand(4000, generator=torch.Generator().manual_seed(1)) < 0.4
+    codes[hat] += torch.tensor([0.0, 2.0, 2.0])                                 # along two dimensions at once
+    labels = torch.stack([hat, torch.ones_like(hat)], 1)
+    images = image_set(name="celeba", split="test", images=grey(4000), labels=labels, label_names=("Hat", "Face"),
+                       source="made", real=False)
+    directions = ask.attribute_directions(codes, images, ("Hat", "Face"))
+    assert list(directions) == ["Hat"]                                          # a face that all have points nowhere
+    assert torch.allclose(directions["Hat"], torch.tensor([0.0, 2.0, 2.0]), atol=0.15)
+    (row,) = ask.read_attributes(directions, codes, measure.attribute_correlation(codes, labels), images)
+    chance = statistics.NormalDist(0, 2 ** 0.5).cdf                             # that N(d, 1) draws above N(0, 1)
+    assert float(row["AUC along its direction"]) == pytest.approx(chance(8 ** 0.5), abs=0.01)
+    assert float(row["AUC of one dimension"].split()[0]) == pytest.approx(chance(2), abs=0.02)
+    (moved,) = ask.along_directions(model, torch.zeros(1, 3), directions).values()
+    assert torch.allclose(moved[[0, -1]], vae.decode(model, torch.tensor([[-2.0], [2.0]]) * directions["Hat"]))
+
+
+def test_rate_and_distortion_of_a_linear_vae_are_its_closed_form():
+    images = load("cifar10", source="standin", limit=400).images
+    spectrum = measure.spectrum(images, 40)
+    best = measure.linear_optimum(spectrum, 0.25, 24)
+    linear = vae.build(vae.Recipe("linear", network="fc", widths=(), norm=False, link="identity",
+                                  reconstruction="sse", beta=0.5, latent=24))
+    assert linear.recipe.sigma2 == 0.25
+    found = measure.linear_vae_parameters(spectrum, 0.25, 24)
+    with torch.no_grad():
+        linear.to_mu.weight.copy_(found.encoder)
+        linear.to_mu.bias.copy_(-found.encoder @ found.mean)
+        linear.to_logvar.weight.zero_()
+        linear.to_logvar.bias.copy_(found.variance.log())
+        linear.decoder[0].weight.copy_(found.decoder)
+        linear.decoder[0].bias.copy_(found.mean)
+    rate, distortion = ask.rate_and_distortion(linear, images, seed=0)
+    assert rate == pytest.approx(best.rate, rel=1e-4)
+    assert distortion == pytest.approx(best.distortion, rel=0.02)               # less what [0, 1] cuts off; a draw
+
+
+def test_trials_are_loaded_when_finished_and_trained_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(ask, "TRIALS", {"plain": vae.RECIPES["fc"].but(widths=(8,))})
+    monkeypatch.setattr(ask, "TRIAL_EPOCHS", 1)
+    images = load("cifar10", source="standin", limit=50)
+    settings = vae.Settings(data="standin", runs=str(tmp_path), device="cpu")
+    assert ask.trials(images, settings) == []
+    ((name, run),) = ask.trials(images, settings, train=True)
+    assert name == "plain" and run.trained_here and run.identity["images"] == 40 and "heldout_loss" in run.last
+    ((_, again),) = ask.trials(images, settings)
+    assert not again.trained_here and again.history == run.history
+
+
+def test_copies_of_training_images_are_at_distance_zero(model, tmp_path):
+    images = load("cifar10", source="standin", limit=200)
+    settings = vae.Settings(epochs=1, train_limit=200, data="standin", runs=str(tmp_path), device="cpu",
+                            precision="fp32")
+    judge = ask.Judge("FD-test", images, images, settings)
+    small = vae.build(vae.RECIPES["fc"].but(widths=(8,)))
+    rows = {row["from"]: row for row in ask.distances_to_training(small, judge, images.images, images.images[:20], 0)}
+    assert rows["held-out images"]["in pixels"] == rows["held-out images"]["in features"] == "0.00 ± 0.00"
+    assert float(rows["samples"]["in pixels"].split()[0]) > 1
 
 
 def test_traversals_change_one_dimension_and_begin_at_the_code(model):

@@ -214,18 +214,13 @@ def exact_linear_loss(vae, spectrum):
     return (distortion + rate).item()
 
 
-def test_implied_sigma2_is_where_the_linear_loss_is_least():
+def test_linear_loss_is_least_at_the_variance_that_its_weights_imply():
     spectrum = planted_spectrum([8.0, 2.0, 1.0, 0.3])
     a, b = 2.0, 3.0
-    sigma2 = measures.implied_sigma2(a, b)
+    sigma2 = b / (2 * a)
     least = measures.linear_optimum(spectrum, sigma2).loss(a, b)
     for other in (0.5 * sigma2, 0.9 * sigma2, 1.1 * sigma2, 2 * sigma2):
         assert measures.linear_optimum(spectrum, other).loss(a, b) > least
-
-
-def test_pixels_in_minus_one_to_one_quarter_the_implied_sigma2():
-    beta = 4.0  # SSE on [-1, 1] is 4 SSE on [0, 1]
-    assert measures.implied_sigma2(4, beta) == measures.implied_sigma2(1, 1) == 0.5
 
 
 def test_bernoulli_sigma2_predicts_the_excess_of_bce_over_its_floor():
