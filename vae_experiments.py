@@ -74,6 +74,23 @@ def trials(images, settings: Settings, train: bool = False) -> list[tuple[str, R
     return runs
 
 
+def how_soon(run: Run, others: dict[str, Run]) -> str:
+    """After how many epochs and seconds a run passes the last test loss of others, as a sentence."""
+    found = []
+    for name, other in others.items():
+        goal = other.last["test_loss"]
+        passed = [h["epoch"] for h in run.history if h["test_loss"] <= goal]
+        when = f"in epoch {passed[0]}, after {passed[0] * pace(run):,.0f} s," if passed else "never"
+        found.append(f"{run.recipe.name} passes the last test loss of {name}, {goal:.1f}, {when} "
+                     f"where {name} took {len(other.history)} epochs and {len(other.history) * pace(other):,.0f} s")
+    return "; ".join(found) + "."
+
+
+def pace(run: Run) -> float:
+    """Seconds of the median epoch, which other work on the machine disturbs least."""
+    return torch.tensor(run.curve("seconds")).median().item()
+
+
 @torch.no_grad()
 def rate_and_distortion(model: VAE, images: Tensor, seed: int) -> tuple[float, float]:
     """KL, and squared error of decoded draws from the posterior, of uint8 images: a point in the plane of both."""

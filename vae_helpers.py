@@ -256,10 +256,10 @@ def start_linear(model: VAE, spectrum) -> None:
 
     recipe = model.recipe
     best = linear_vae_parameters(spectrum, recipe.start_sigma2, recipe.latent)
-    slope = best.mean * (1 - best.mean)                             # (D,)
+    mean = best.mean.clamp(1 / 510, 1 - 1 / 510)                    # (D,), half a grey level from 0 and 1: no infinity
     model.linear_in.weight.copy_(best.encoder)
-    model.linear_out.weight.copy_(best.decoder / slope[:, None])
-    model.linear_out.bias.copy_(torch.logit(best.mean))
+    model.linear_out.weight.copy_(best.decoder / (mean * (1 - mean))[:, None])
+    model.linear_out.bias.copy_(torch.logit(mean))
     last = [m for m in model.decoder.modules() if isinstance(m, (nn.Linear, nn.ConvTranspose2d))][-1]
     for layer, bias in ((model.to_mu, -best.encoder @ best.mean), (model.to_logvar, best.variance.log()), (last, 0)):
         layer.weight.zero_()

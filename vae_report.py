@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_experiments import Scale, percent, rank_correlation
+from vae_experiments import Scale, pace, percent, rank_correlation
 from vae_helpers import (
     Recipe,
     Run,
@@ -153,7 +153,7 @@ def plot_by_seconds(runs: dict[str, Run], scale: Scale, linear: float):
     """Test loss above the floor against seconds of training, at the pace of each run's median epoch."""
     figure, axes = new_figure(width=7)
     for name, run in runs.items():
-        seconds = np.median(run.curve("seconds")) * np.array(run.curve("epoch"))
+        seconds = pace(run) * np.array(run.curve("epoch"))
         axes.plot(seconds, above(run.curve("test_loss"), scale.test_floor), color=COLOURS[name], marker=MARKERS[name],
                   ms=4, label=name)
     axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
@@ -374,12 +374,24 @@ def loss_table(runs: dict[str, Run], scale: Scale, linear: dict[str, float]) -> 
 
 
 def loss_row(name: str, loss: float, kl: float, scale: Scale, run: Run | None = None) -> dict:
-    pace = np.median(run.curve("images_per_second")) if run else 0.0        # of the median epoch
     return {"model": name, "parameters": f"{count_parameters(run.model):,}" if run else "",
             "training loss": f"{run.last['loss']:.1f}" if run else "", "test loss": f"{loss:.1f}",
             "above the floor": f"{loss - scale.test_floor:.1f}", "KL": f"{kl:.1f}",
             "distortion": f"{loss - kl - scale.test_floor:.1f}", "of the possible gain": percent(scale.share(loss)),
-            "images/s": f"{pace:,.0f}" if run else "", "seconds": f"{run.seconds:,.0f}" if run else ""}
+            "images/s": f"{run.identity['images'] / pace(run):,.0f}" if run else "",
+            "seconds": f"{len(run.history) * pace(run):,.0f}" if run else ""}
+
+
+def trials_table(tried: list[tuple[str, Run]]) -> str:
+    """What was tried for the improvement and what it gave on held-out images, as Markdown."""
+    if not tried:
+        return "None of the trials lies in `RUNS`."
+    first = tried[0][1]
+    rows = [{"tried": name, "parameters": f"{count_parameters(run.model):,}", "epochs": len(run.history),
+             "held-out loss": f"{run.last['heldout_loss']:.1f}",
+             "against the first": f"{run.last['heldout_loss'] - first.last['heldout_loss']:+.1f}",
+             "training loss": f"{run.last['loss']:.1f}", "seconds an epoch": f"{pace(run):.0f}"} for name, run in tried]
+    return markdown_table(rows)
 
 
 def spread_table(runs: dict[str, list[Run]], more: list[Run], scale: Scale) -> str:

@@ -118,6 +118,17 @@ def test_linear_start_is_the_linear_optimum_before_the_first_step():
     torch.testing.assert_close(slope, decoder, rtol=1e-4, atol=1e-5)
 
 
+def test_linear_start_is_finite_where_a_pixel_never_changes():
+    recipe = RECIPES["improved"].but(side=8, widths=(8, 16), latent=6)
+    images = torch.randint(0, 256, (50, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images[:, 0, 0, 0], images[:, 1, 0, 0] = 0, 255
+    model = build(recipe).eval()
+    helpers.start_linear(model, measures.spectrum(images, top=10))
+    picture = helpers.to_pixels(recipe, model.decode(torch.zeros(1, 6)))
+    assert torch.isfinite(helpers.evaluate(model, images).loss(1)).all()
+    assert picture[0, 0, 0, 0] < 0.01 < 0.99 < picture[0, 1, 0, 0]
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_decoder_reaches_the_range_of_the_data_and_no_more(recipe):
     x = torch.linspace(0.01, 0.99, 99)
