@@ -58,9 +58,21 @@ def extensions(wanted: list[tuple[str, int, int]], splits: dict, settings: Setti
     return runs
 
 
-# What was tried for the improvement, three epochs each on the training images less the last 2,000, which decide.
+# What was tried for the improvement: three epochs each on the training images less the last 2,000, which decide.
 TRIAL_EPOCHS, TRIAL_HELDOUT = 3, 2000
-TRIALS: dict[str, vae.Recipe] = {}
+_PLAIN = vae.RECIPES["improved"].but(widths=(32, 64, 128), residual=0)
+_WIDER = _PLAIN.but(widths=(64, 128, 256))
+TRIALS = {
+    "`conv`, one cycle, peak 2e-3": vae.RECIPES["conv"].but(schedule="onecycle", lr=2e-3),
+    "32-64-128, no norm, SiLU, batches of 32, random start": _PLAIN.but(start="random"),
+    "the same from the linear optimum": _PLAIN,
+    "… batches of 64": _PLAIN.but(batch=64),
+    "… batches of 128": _PLAIN.but(batch=128),
+    "… batches of 128, peak 2e-3": _PLAIN.but(batch=128, lr=2e-3),
+    "… batches of 128, linear path at a tenth of the rate": _PLAIN.but(batch=128, linear_lr=0.1),
+    "64-128-256, batches of 128": _WIDER.but(batch=128),
+    "64-128-256, batches of 32, peak 2e-3": _WIDER.but(lr=2e-3),
+    "64-128-256, batches of 32, residual blocks: `improved`": vae.RECIPES["improved"]}
 
 
 def trials(images, settings: Settings, train: bool = False) -> list[tuple[str, Run]]:

@@ -41,7 +41,7 @@ class Recipe:
     widths: tuple[int, ...] = (64, 128, 256, 512)   # channels or units, from the image to the latent; (): linear
     norm: bool = True                 # BatchNorm after each convolution
     activation: str = "relu"          # or "silu"
-    residual: int = 0                 # blocks of two 3x3 convolutions at every map of 8x8 pixels or less
+    residual: int = 0                 # blocks of two 3x3 convolutions at each map of at most 8x8 pixels
     start: str = "random"             # "linear": a linear path beside the network, set to the closed-form optimum
     start_sigma2: float = 0.22        # the decoder variance of that optimum; BCE's is about x(1 - x)
     linear_lr: float = 0.03           # the linear path's share of the learning rate
@@ -140,8 +140,8 @@ def _table() -> dict[str, Recipe]:
         *(Recipe(f"p{i}-conv", **{**small, **p}) for i, p in enumerate((p1, p2, p3), 1)),
         *(Recipe(f"p{i}-fc", **{**dense, **early, **p}) for i, p in enumerate((p1, p2, p3), 1)),
         Recipe("celeba32", data="celeba", **{**small, **p2}),
-        Recipe("improved", widths=(64, 128, 240), activation="silu", residual=1, start="linear", schedule="onecycle",
-               clip=300.0),
+        Recipe("improved", widths=(64, 128, 256), norm=False, activation="silu", residual=1, start="linear", batch=32,
+               schedule="onecycle", clip=300.0),
     ]
     return {r.name: r for r in recipes}
 
@@ -230,12 +230,13 @@ def activation(recipe: Recipe, channels: int) -> list[nn.Module]:
 
 
 class Residual(nn.Module):
-    """x + two 3x3 convolutions of x, each after its normalisation and activation."""
+    """x + two 3x3 convolutions of x through half as many channels, each after its normalisation and activation."""
 
     def __init__(self, recipe: Recipe, channels: int):
         super().__init__()
-        self.path = nn.Sequential(*(layer for _ in range(2) for layer in (
-            *activation(recipe, channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False))))
+        widths = (channels, channels // 2, channels)
+        self.path = nn.Sequential(*(layer for n, out in zip(widths, widths[1:], strict=False) for layer in (
+            *activation(recipe, n), nn.Conv2d(n, out, 3, padding=1, bias=False))))
 
     def forward(self, x):
         return x + self.path(x)

@@ -13,7 +13,7 @@ from vae_helpers import RECIPES, Recipe, build, count_parameters
 PARAMETERS = {"conv": 6_304_131, "fc": 3_511_040, "celeba64": 11_815_555, "celeba128": 8_729_283,
               "p1-conv": 1_119_811, "p2-conv": 1_119_811, "p3-conv": 1_906_499,
               "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600, "celeba32": 1_119_811,
-              "improved": 6_187_731}
+              "improved": 5_158_787}
 
 
 # ---------------------------------------------------------------- the table
