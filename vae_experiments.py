@@ -87,13 +87,13 @@ def trials(images, settings: Settings, train: bool = False) -> list[tuple[str, R
 
 
 def how_soon(run: Run, others: dict[str, Run]) -> str:
-    """After how many epochs and seconds a run passes the last test loss of others, as a sentence."""
+    """After how many epochs and seconds a run passes the best test loss of others, as a sentence."""
     found = []
     for name, other in others.items():
-        goal = other.last["test_loss"]
+        goal = min(other.curve("test_loss"))
         passed = [h["epoch"] for h in run.history if h["test_loss"] <= goal]
         when = f"in epoch {passed[0]}, after {passed[0] * pace(run):,.0f} s," if passed else "never"
-        found.append(f"{run.recipe.name} passes the last test loss of {name}, {goal:.1f}, {when} "
+        found.append(f"{run.recipe.name} passes the best test loss of {name}, {goal:.1f}, {when} "
                      f"where {name} took {len(other.history)} epochs and {len(other.history) * pace(other):,.0f} s")
     return "; ".join(found) + "."
 
@@ -111,6 +111,31 @@ def rate_and_distortion(model: VAE, images: Tensor, seed: int) -> tuple[float, f
     drawn = vae.decode(model, model.reparameterize(mu, logvar, eps))
     error = (measure.as_pixels(images) - drawn).square().flatten(1).sum(1).mean().item()
     return vae.kl_divergence(mu, logvar).sum(1).mean().item(), error
+
+
+def amortisation_gap(model: VAE, images: Tensor, seed: int, steps: int = 100) -> tuple[float, float]:
+    """Nats that fitting mu and logvar to each of some images gains over the encoder, with the standard error."""
+    recipe, device = model.recipe, next(model.parameters()).device
+    x = vae.pixels(recipe, images, slice(None), device)
+    draw = vae.generator(device, seed, "amortisation")
+    with torch.no_grad():
+        start = model.encode(x)
+    mu, logvar = (t.clone().requires_grad_() for t in start)
+    fresh = torch.randn(8, *mu.shape, generator=draw, device=device)
+
+    def loss(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+        logits = model.decode(model.reparameterize(mu, logvar, eps))
+        return vae.reconstruction_error(recipe, logits, x) + recipe.beta * vae.kl_divergence(mu, logvar).sum(1)
+
+    optimizer = torch.optim.Adam([mu, logvar], lr=0.05)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
+        eps = torch.randn(mu.shape, generator=draw, device=device)
+        mu.grad, logvar.grad = torch.autograd.grad(loss(mu, logvar, eps).sum(), (mu, logvar))
+        optimizer.step()
+    with torch.no_grad():
+        gained = torch.stack([loss(*start, eps) - loss(mu, logvar, eps) for eps in fresh]).mean(0)
+    return measure.mean_and_error(gained)
 
 
 def untrained(name: str, recipe: vae.Recipe, splits: dict, scale: Scale, seed: int) -> dict[str, str | int]:
@@ -146,8 +171,8 @@ class Judge:
         return measure.frechet_distance(measure.features(self.net, images), self.test)
 
     def describe(self) -> str:
-        return (f"{self.name}: the classifier is right on {self.accuracy:.1%} of the test labels. {self.size:,} "
-                f"training images are **{self.floor:.3g}** from the {self.size:,} test images (the floor), "
+        return (f"{self.name}: the classifier is right on {100 * self.accuracy:.1f} % of the test labels. "
+                f"{self.size:,} training images are **{self.floor:.3g}** from as many test images (the floor), "
                 f"the mean image **{self.ceiling:.3g}** (the ceiling).")
 
 

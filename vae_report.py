@@ -4,7 +4,6 @@ from __future__ import annotations
 import base64
 import inspect
 import io
-import re
 import textwrap
 from pathlib import Path
 
@@ -63,9 +62,9 @@ class Gallery:
         plt.close(figure)
 
     def write_results(self, rows: list[dict], runs: list[Run]) -> str:
-        """Write the closing table, and the runs' fastest epochs' pace, beside the figures; returns where."""
+        """Write the closing table, and the pace of the runs' median epochs, beside the figures; returns where."""
         times = [{"training": run.recipe.name, "images": run.identity["images"], "epochs": len(run.history),
-                  "images_per_second": max(run.curve("images_per_second"))} for run in runs]
+                  "images_per_second": run.identity["images"] / pace(run)} for run in runs]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "results.json", {"rows": rows, "times": times})
         return f"{len(rows)} results written to {(self.folder / 'results.json').as_posix()}"
@@ -164,17 +163,17 @@ def plot_by_seconds(runs: dict[str, Run], scale: Scale, linear: float):
 
 
 def plot_permuted(control: dict[str, tuple[Run, Run]], scale: Scale):
-    """Last test loss above the floor, with pixels in place and permuted, for each model."""
+    """Last training loss above the floor, with pixels in place and permuted, for each model."""
     figure, axes = new_figure(width=8, height=2.6)
     costs = []
     for i, (name, both) in enumerate(control.items()):
-        values = [run.last["test_loss"] - scale.test_floor for run in both]
+        values = [run.last["loss"] - scale.floor for run in both]
         costs.append(f"{name} {values[1] - values[0]:+.0f} nats")
         for j, (value, label, hatch) in enumerate(zip(values, ("in place", "permuted"), ("", "//"), strict=True)):
             axes.barh(2.4 * i + j, value, color=COLOURS[name], hatch=hatch, edgecolor="white", label=f"{name}, {label}")
             axes.text(value, 2.4 * i + j, f" {value:.1f}", va="center", fontsize=9)
     axes.margins(x=0.15)
-    axes.set(xlabel="test loss above the floor, nats", yticks=[],
+    axes.set(xlabel="training loss above the floor, nats", yticks=[],
              title=f"What permuting the pixels costs: {', '.join(costs)}")
     axes.invert_yaxis()
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -419,7 +418,7 @@ def listing(values: dict[str, float]) -> str:
 
 def claim(source: str, sentence: str, number: str, holds: bool | None) -> dict:
     """One row of the ledger: who says what, the number that tests it, and the verdict."""
-    return {"source": source, "claim": sentence, "this run": re.sub(r"(?<=\d)%", " %", number),
+    return {"source": source, "claim": sentence, "this run": number,
             "verdict": "not tested" if holds is None else "**holds**" if holds else "**fails**"}
 
 

@@ -171,6 +171,20 @@ def test_rate_and_distortion_of_a_linear_vae_are_its_closed_form():
     assert distortion == pytest.approx(best.distortion, rel=0.02)               # less what [0, 1] cuts off; a draw
 
 
+def test_amortisation_gap_is_that_of_a_linear_decoder(model):
+    """|x - Bz|² + KL is least at mu = 2/3 B^T x and variance 1/3; from mu = B^T x it loses 3/2 |B^T x / 3|²."""
+    images = grey(64)
+    with torch.no_grad():
+        model.to_logvar.weight.zero_()
+        model.to_logvar.bias.fill_(-math.log(3))
+    code = vae.encode(model, images)[0]
+    gap, error = ask.amortisation_gap(model, images, seed=0, steps=300)
+    assert gap == pytest.approx((code.square().sum(1) / 6).mean().item(), rel=0.02) and error < gap
+    with torch.no_grad():
+        model.to_mu.weight.mul_(2 / 3)
+    assert ask.amortisation_gap(model, images, seed=0)[0] == pytest.approx(0, abs=0.02)
+
+
 def test_trials_are_loaded_when_finished_and_trained_only_when_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(ask, "TRIALS", {"plain": vae.RECIPES["fc"].but(widths=(8,))})
     monkeypatch.setattr(ask, "TRIAL_EPOCHS", 1)

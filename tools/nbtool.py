@@ -296,9 +296,9 @@ def render_results(results: dict[str, Any]) -> str:
 
 
 def render_times(results: dict[str, Any]) -> list[str]:
-    """How long each training takes at the pace of its fastest epoch, as lines of a Markdown table."""
+    """How long each training takes at the pace of its median epoch, as lines of a Markdown table."""
     times = results.get("times", [])
-    head = ["", "| Training | Images | Epochs | Images/s, fastest epoch | Minutes at that pace |",
+    head = ["", "| Training | Images | Epochs | Images/s, median epoch | Minutes at that pace |",
             "| --- | ---: | ---: | ---: | ---: |"]
     lines = []
     for t in times:
