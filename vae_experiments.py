@@ -87,15 +87,20 @@ def trials(images, settings: Settings, train: bool = False) -> list[tuple[str, R
 
 
 def how_soon(run: Run, others: dict[str, Run]) -> str:
-    """After how many epochs and seconds a run passes the best test loss of others, as a sentence."""
+    """When a run passes the best test loss of others, and when these were there, in sentences."""
+    def reached(one: Run, goal: float) -> str:
+        epoch = next(h["epoch"] for h in one.history if h["test_loss"] <= goal)
+        return f"in epoch {epoch}, after {epoch * pace(one):,.0f} s"
+
     found = []
     for name, other in others.items():
         goal = min(other.curve("test_loss"))
-        passed = [h["epoch"] for h in run.history if h["test_loss"] <= goal]
-        when = f"in epoch {passed[0]}, after {passed[0] * pace(run):,.0f} s," if passed else "never"
-        found.append(f"{run.recipe.name} passes the best test loss of {name}, {goal:.1f}, {when} "
-                     f"where {name} took {len(other.history)} epochs and {len(other.history) * pace(other):,.0f} s")
-    return "; ".join(found) + "."
+        if min(run.curve("test_loss")) > goal:
+            found.append(f"{run.recipe.name} does not reach the best test loss of {name}, {goal:.1f}.")
+        else:
+            found.append(f"{run.recipe.name} passes the best test loss of {name}, {goal:.1f}, {reached(run, goal)}; "
+                         f"{name} was there {reached(other, goal)}.")
+    return " ".join(found)
 
 
 def pace(run: Run) -> float:

@@ -236,6 +236,19 @@ def test_extensions_load_what_is_finished_and_train_only_when_asked(tmp_path):
     assert [run.trained_here for run in both] == [True, False]
 
 
+def past(name, losses, seconds):
+    """A run with this past, never trained."""
+    history = [{"epoch": i, "test_loss": loss, "seconds": seconds} for i, loss in enumerate(losses, 1)]
+    return vae.Run(vae.RECIPES[name], None, history, None, {}, "", False)
+
+
+def test_how_soon_counts_epochs_to_the_best_of_the_other():
+    quick, slow = past("improved", [9, 6, 5], 20), past("conv", [9, 8, 6, 7], 10)
+    assert ask.how_soon(quick, {"conv": slow}) == (
+        "improved passes the best test loss of conv, 6.0, in epoch 2, after 40 s; conv was there in epoch 3, after 30 s.")
+    assert ask.how_soon(slow, {"improved": quick}) == "conv does not reach the best test loss of improved, 5.0."
+
+
 def test_judge_knows_real_images_from_their_mean(tmp_path):
     train, test = (load("cifar10", split, source="standin", limit=200) for split in ("train", "test"))
     settings = vae.Settings(epochs=1, train_limit=200, data="standin", runs=str(tmp_path), device="cpu",
