@@ -27,9 +27,14 @@ class Scale:
     test_mean_image: float   # the training images' mean as the answer to every test image
     spectrum: measure.Spectrum
 
+    @property
+    def ceiling(self) -> float:
+        """What the mean image leaves above the floor of the test images."""
+        return self.test_mean_image - self.test_floor
+
     def share(self, test_loss: float) -> float:
         """How much of the way from the mean image to the floor a test loss has come."""
-        return (self.test_mean_image - test_loss) / (self.test_mean_image - self.test_floor)
+        return (self.test_mean_image - test_loss) / self.ceiling
 
 
 def scale_of(splits: dict, top: int) -> Scale:
@@ -147,7 +152,7 @@ def untrained(name: str, recipe: vae.Recipe, splits: dict, scale: Scale, seed: i
     """A row of what needs no training on a dataset: its floor, and what lies above it."""
     linear = linear_terms(recipe, scale, splits["test"].images, seed)
     return {"images": name, "floor, training": f"{scale.floor:.1f}", "floor, test": f"{scale.test_floor:.1f}",
-            "mean image above it": f"{scale.test_mean_image - scale.test_floor:.1f}",
+            "mean image above it": f"{scale.ceiling:.1f}",
             "linear optimum above it": f"{linear['test_loss'] - scale.test_floor:.1f}",
             "its KL": f"{linear['test_kl']:.1f}",
             "directions worth their price": measure.linear_optimum(scale.spectrum, recipe.sigma2).active}

@@ -144,7 +144,7 @@ def above(losses: list[float], floor: float) -> list[float]:
 
 def reference_lines(axes, scale: Scale, linear: float) -> None:
     """The mean image and the linear optimum, above the floor."""
-    axes.axhline(scale.test_mean_image - scale.test_floor, color=COLOURS["grey"], ls=":", label="mean image")
+    axes.axhline(scale.ceiling, color=COLOURS["grey"], ls=":", label="mean image")
     axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
 
 

@@ -244,8 +244,8 @@ def past(name, losses, seconds):
 
 def test_how_soon_counts_epochs_to_the_best_of_the_other():
     quick, slow = past("improved", [9, 6, 5], 20), past("conv", [9, 8, 6, 7], 10)
-    assert ask.how_soon(quick, {"conv": slow}) == (
-        "improved passes the best test loss of conv, 6.0, in epoch 2, after 40 s; conv was there in epoch 3, after 30 s.")
+    assert ask.how_soon(quick, {"conv": slow}) == ("improved passes the best test loss of conv, 6.0, in epoch 2, "
+                                                   "after 40 s; conv was there in epoch 3, after 30 s.")
     assert ask.how_soon(slow, {"improved": quick}) == "conv does not reach the best test loss of improved, 5.0."
 
 
