@@ -1,8 +1,10 @@
 """The questions that the notebook puts to trained models; each returns numbers or images, none of them draws."""
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,22 +82,22 @@ TRIALS = {
     "64-128-256, batches of 32, residual blocks: `improved`": vae.RECIPES["improved"]}
 
 
-def trials(images, settings: Settings, train: bool = False) -> list[tuple[str, Run]]:
-    """The finished trials of the improvement by what was changed, or all of them with `train`."""
+def trials(images, settings: Settings, train: bool = False) -> list[tuple[str, vae.Recipe, list[dict]]]:
+    """What was changed, the recipe and the history of every finished trial, or of all of them with `train`."""
     kept, heldout = images.split_off(min(TRIAL_HELDOUT, len(images) // 5))
-    runs = []
-    for name, recipe in TRIALS.items():
-        how = dict(images=kept, heldout=heldout, epochs=TRIAL_EPOCHS, **settings.where)
-        if train or len(vae.finished_epochs(recipe, **how)) == TRIAL_EPOCHS:
-            runs.append((name, vae.train(recipe, **how, progress=vae.Progress(name, log=train))))
-    return runs
+    how = dict(images=kept, heldout=heldout, epochs=TRIAL_EPOCHS, **settings.where)
+    if train:
+        for name, recipe in TRIALS.items():
+            vae.train(recipe, **how, progress=vae.Progress(name))
+    found = [(name, recipe, vae.finished_epochs(recipe, **how)) for name, recipe in TRIALS.items()]
+    return [trial for trial in found if len(trial[2]) == TRIAL_EPOCHS]
 
 
 def how_soon(run: Run, others: dict[str, Run]) -> str:
     """When a run passes the best test loss of others, and when these were there, in sentences."""
     def reached(one: Run, goal: float) -> str:
         epoch = next(h["epoch"] for h in one.history if h["test_loss"] <= goal)
-        return f"in epoch {epoch}, after {epoch * pace(one):,.0f} s"
+        return f"in epoch {epoch}, after {epoch * pace(one.history):,.0f} s"
 
     found = []
     for name, other in others.items():
@@ -108,9 +110,19 @@ def how_soon(run: Run, others: dict[str, Run]) -> str:
     return " ".join(found)
 
 
-def pace(run: Run) -> float:
+def pace(history: list[dict]) -> float:
     """Seconds of the median epoch, which other work on the machine disturbs least."""
-    return torch.tensor(run.curve("seconds")).median().item()
+    return torch.tensor([h["seconds"] for h in history]).median().item()
+
+
+def loss_with_batch_statistics(run: Run, images: Tensor, seed: int) -> float:
+    """The loss of the same weights when batch normalisation takes each batch's statistics, as it does in training."""
+    model = copy.deepcopy(run.model)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean = layer.running_var = None
+    terms = vae.evaluate(model, images, precision=run.precision, seed=seed, batch=run.recipe.batch)
+    return vae.summary(run.recipe, terms)["loss"]
 
 
 @torch.no_grad()
@@ -121,6 +133,14 @@ def rate_and_distortion(model: VAE, images: Tensor, seed: int) -> tuple[float, f
     drawn = vae.decode(model, model.reparameterize(mu, logvar, eps))
     error = (measure.as_pixels(images) - drawn).square().flatten(1).sum(1).mean().item()
     return vae.kl_divergence(mu, logvar).sum(1).mean().item(), error
+
+
+def against_linear(points: dict[str, tuple[float, float]], curve: measure.RateDistortion) -> dict[str, float]:
+    """Squared error of each point (rate, squared error) as a share of the best linear VAE's at the same rate."""
+    rising = curve.rate.argsort()
+    linear = {name: float(np.interp(rate, curve.rate[rising], curve.distortion[rising]))
+              for name, (rate, _) in points.items()}
+    return {name: error / linear[name] for name, (_, error) in points.items()}
 
 
 def amortisation_gap(model: VAE, images: Tensor, seed: int, steps: int = 100) -> tuple[float, float]:

@@ -64,7 +64,7 @@ class Gallery:
     def write_results(self, rows: list[dict], runs: list[Run]) -> str:
         """Write the closing table, and the pace of the runs' median epochs, beside the figures; returns where."""
         times = [{"training": run.recipe.name, "images": run.identity["images"], "epochs": len(run.history),
-                  "images_per_second": run.identity["images"] / pace(run)} for run in runs]
+                  "images_per_second": run.identity["images"] / pace(run.history)} for run in runs]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "results.json", {"rows": rows, "times": times})
         return f"{len(rows)} results written to {(self.folder / 'results.json').as_posix()}"
@@ -152,7 +152,7 @@ def plot_by_seconds(runs: dict[str, Run], scale: Scale, linear: float):
     """Test loss above the floor against seconds of training, at the pace of each run's median epoch."""
     figure, axes = new_figure(width=7)
     for name, run in runs.items():
-        seconds = pace(run) * np.array(run.curve("epoch"))
+        seconds = pace(run.history) * np.array(run.curve("epoch"))
         axes.plot(seconds, above(run.curve("test_loss"), scale.test_floor), color=COLOURS[name], marker=MARKERS[name],
                   ms=4, label=name)
     axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
@@ -187,9 +187,10 @@ def plot_rate_distortion(curve: RateDistortion, points: dict[str, tuple[float, f
     axes.plot(curve.rate, curve.distortion, color=COLOURS["grey"], label="best linear VAEs, σ² swept")
     for (name, optimum), marker in zip(marked.items(), "x+", strict=True):
         axes.plot(optimum.rate, optimum.distortion, marker, color="black", ms=8, ls="", label=f"linear, {name}")
-    for name, (rate, distortion) in points.items():
+    for i, (name, (rate, distortion)) in enumerate(sorted(points.items(), key=lambda point: point[1])):
+        beside = {"xytext": (6, 5), "ha": "left"} if i % 2 == 0 else {"xytext": (-6, -12), "ha": "right"}
         axes.plot(rate, distortion, MARKERS.get(name, "D"), color=COLOURS.get(name, "black"), ms=6, ls="")
-        axes.annotate(name, (rate, distortion), textcoords="offset points", xytext=(6, 4), fontsize=9)
+        axes.annotate(name, (rate, distortion), textcoords="offset points", fontsize=9, **beside)
     axes.set(xlabel="rate: KL, nats per image", ylabel="squared error per image", ylim=(0, None),
              xlim=(-2, 1.15 * max(rate for rate, _ in points.values())), title="What the nats buy")
     axes.legend(fontsize=8)
@@ -269,7 +270,7 @@ def plot_by_scale(rows: list[dict], floor: float, latent: int):
     for key, style in (("spread", "-"), ("sharpness", "--")):
         right.plot(sigma, [r[key] / rows[0][key] for r in rows], style, marker="o", ms=4, color=COLOURS["celeba64"],
                    label=f"{key}, relative to σ = {sigma[0]}")
-    right.set(xlabel="scale σ of z", yscale="log", title="How far samples differ, and how sharp they are")
+    right.set(xlabel="scale σ of z", yscale="log", title="Spread and sharpness of samples")
     right.legend(fontsize=8)
     return figure
 
@@ -302,7 +303,7 @@ def source_of(*objects) -> str:
 def markdown_table(rows: list[dict]) -> str:
     """Rows with equal keys as a Markdown table; numbers to the right."""
     keys = list(rows[0])
-    right = [all(str(r[k])[:1].isdigit() or r[k] == "" for r in rows) for k in keys]
+    right = [all(str(r[k]).lstrip("+-−")[:1].isdigit() or r[k] == "" for r in rows) for k in keys]
     lines = ["| " + " | ".join(keys) + " |", "|" + "|".join("---:" if r else "---" for r in right) + "|"]
     return "\n".join(lines + ["| " + " | ".join(str(r[k]) for k in keys) + " |" for r in rows])
 
@@ -336,22 +337,25 @@ def shapes(recipe: Recipe, part: str) -> list[str]:
     return seen
 
 
-def time_needed(jobs: list[tuple[Recipe, dict]], settings: Settings) -> str:
+def time_needed(jobs: dict[str, tuple[Recipe, dict]], settings: Settings) -> str:
     """Which trainings lie in RUNS already, and how long the others will take on this machine, as Markdown."""
-    rows, total, rates = [], 0.0, {}
-    for recipe, splits in jobs:
+    rows, spent, total, rates = [], 0.0, 0.0, {}
+    for name, (recipe, splits) in jobs.items():
         epochs, images = settings.epochs_of(recipe), splits["images"]
-        done = len(finished_epochs(recipe, **splits, epochs=epochs, **settings.where))
+        history = finished_epochs(recipe, **splits, epochs=epochs, **settings.where)
+        done, taken = len(history), sum(h["seconds"] for h in history) / 60
         alike = recipe.but(name="", beta=1.0, noise=True)           # what these cost is the same
         if done < epochs and alike not in rates:
             rates[alike] = seconds_per_image(recipe, len(images), settings.device, settings.precision)
         left = (epochs - done) * len(images) * rates[alike] if done < epochs else 0.0
         total += left
-        rows.append({"training": recipe.name, "epochs": epochs, "images": f"{len(images):,}", "done": done,
-                     "minutes to go": f"{left / 60:.1f}"})
+        rows.append({"training": name, "epochs": epochs, "images": f"{len(images):,}", "done": done,
+                     "minutes taken": f"{taken:.1f}", "minutes to go": f"{left / 60:.1f}"})
+        spent += taken
     advice = ("" if total < 300 else " For a look in minutes set `EPOCHS = 1` and `TRAIN_LIMIT = 2000` in the "
               "parameters cell.")
-    return markdown_table(rows) + f"\n\nTraining will take about **{total / 60:.0f} minutes** here.{advice}"
+    return (f"{markdown_table(rows)}\n\nWhat is done took {spent:.0f} minutes; what is left will take about "
+            f"**{total / 60:.0f} minutes** here.{advice}")
 
 
 def recipe_table(*recipes: Recipe) -> str:
@@ -377,19 +381,20 @@ def loss_row(name: str, loss: float, kl: float, scale: Scale, run: Run | None = 
             "training loss": f"{run.last['loss']:.1f}" if run else "", "test loss": f"{loss:.1f}",
             "above the floor": f"{loss - scale.test_floor:.1f}", "KL": f"{kl:.1f}",
             "distortion": f"{loss - kl - scale.test_floor:.1f}", "of the possible gain": percent(scale.share(loss)),
-            "images/s": f"{run.identity['images'] / pace(run):,.0f}" if run else "",
-            "seconds": f"{len(run.history) * pace(run):,.0f}" if run else ""}
+            "images/s": f"{run.identity['images'] / pace(run.history):,.0f}" if run else "",
+            "seconds": f"{len(run.history) * pace(run.history):,.0f}" if run else ""}
 
 
-def trials_table(tried: list[tuple[str, Run]]) -> str:
+def trials_table(tried: list[tuple[str, Recipe, list[dict]]]) -> str:
     """What was tried for the improvement and what it gave on held-out images, as Markdown."""
     if not tried:
         return "None of the trials lies in `RUNS`."
-    first = tried[0][1]
-    rows = [{"tried": name, "parameters": f"{count_parameters(run.model):,}", "epochs": len(run.history),
-             "held-out loss": f"{run.last['heldout_loss']:.1f}",
-             "against the first": f"{run.last['heldout_loss'] - first.last['heldout_loss']:+.1f}",
-             "training loss": f"{run.last['loss']:.1f}", "seconds an epoch": f"{pace(run):.0f}"} for name, run in tried]
+    first = tried[0][2][-1]["heldout_loss"]
+    rows = [{"tried": name, "parameters": f"{count_parameters(build(recipe)):,}", "epochs": len(history),
+             "held-out loss": f"{history[-1]['heldout_loss']:.1f}",
+             "against the first": f"{history[-1]['heldout_loss'] - first:+.1f}",
+             "training loss": f"{history[-1]['loss']:.1f}", "seconds an epoch": f"{pace(history):.0f}"}
+            for name, recipe, history in tried]
     return markdown_table(rows)
 
 

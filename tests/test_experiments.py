@@ -171,6 +171,24 @@ def test_rate_and_distortion_of_a_linear_vae_are_its_closed_form():
     assert distortion == pytest.approx(best.distortion, rel=0.02)               # less what [0, 1] cuts off; a draw
 
 
+def test_points_are_set_against_the_linear_curve_at_their_own_rate():
+    curve = measure.RateDistortion(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.0, 1.0, 3.0]),
+                                   torch.tensor([9.0, 5.0, 1.0]), torch.tensor([0, 1, 2]))
+    shares = ask.against_linear({"on": (1.0, 5.0), "half": (2.0, 1.5), "over": (0.5, 14.0)}, curve)
+    assert shares == pytest.approx({"on": 1, "half": 0.5, "over": 2})
+
+
+def test_batch_statistics_are_those_of_training_mode():
+    images = load("cifar10", source="standin", limit=64)
+    recipe = vae.RECIPES["conv"].but(widths=(4, 8), batch=64)
+    run = vae.Run(recipe, vae.build(recipe).eval(), [], None, {"precision": "fp32"}, "", False)
+    mine = ask.loss_with_batch_statistics(run, images.images, seed=0)
+    assert mine != pytest.approx(vae.summary(recipe, vae.evaluate(run.model, images.images))["loss"], rel=1e-4)
+    x = vae.pixels(recipe, images.images, slice(None), torch.device("cpu"))
+    eps = torch.randn(64, recipe.latent, generator=vae.generator("cpu", 0, "evaluation"))
+    assert mine == pytest.approx(vae.elbo_terms(run.model.train(), x, eps).loss(1).mean().item(), rel=1e-6)
+
+
 def test_amortisation_gap_is_that_of_a_linear_decoder(model):
     """|x - Bz|² + KL is least at mu = 2/3 B^T x and variance 1/3; from mu = B^T x it loses 3/2 |B^T x / 3|²."""
     images = grey(64)
@@ -191,10 +209,9 @@ def test_trials_are_loaded_when_finished_and_trained_only_when_asked(tmp_path, m
     images = load("cifar10", source="standin", limit=50)
     settings = vae.Settings(data="standin", runs=str(tmp_path), device="cpu")
     assert ask.trials(images, settings) == []
-    ((name, run),) = ask.trials(images, settings, train=True)
-    assert name == "plain" and run.trained_here and run.identity["images"] == 40 and "heldout_loss" in run.last
-    ((_, again),) = ask.trials(images, settings)
-    assert not again.trained_here and again.history == run.history
+    ((name, recipe, history),) = ask.trials(images, settings, train=True)
+    assert name == "plain" and recipe.widths == (8,) and "heldout_loss" in history[0] and len(history) == 1
+    assert ask.trials(images, settings) == [(name, recipe, history)]
 
 
 def test_copies_of_training_images_are_at_distance_zero(model, tmp_path):

@@ -41,6 +41,14 @@ def test_readme_shows_figures_that_are_there():
     assert shown and all((ROOT / name).is_file() for name in shown)
 
 
+def test_figures_are_those_of_the_notebook_and_no_others():
+    shown = [kind for cell in nbformat.read(nbtool.NOTEBOOK, as_version=4).cells for output in cell.get("outputs", [])
+             for kind in output.get("data", {}) if kind.startswith("image/")]
+    kept = sorted(path for path in (ROOT / "figures").iterdir() if path.suffix != ".json")
+    assert [int(path.name[:2]) for path in kept] == list(range(1, len(shown) + 1))
+    assert [f"image/{path.suffix[1:].replace('jpg', 'jpeg')}" for path in kept] == shown
+
+
 def test_readme_explains_every_target_and_parameter():
     readme = README.read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
