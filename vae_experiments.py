@@ -143,7 +143,8 @@ def against_linear(points: dict[str, tuple[float, float]], curve: measure.RateDi
     return {name: error / linear[name] for name, (_, error) in points.items()}
 
 
-def amortisation_gap(model: VAE, images: Tensor, seed: int, steps: int = 100) -> tuple[float, float]:
+def amortisation_gap(model: VAE, images: Tensor, seed: int, steps: int = 100, precision: str = "fp32",
+                     ) -> tuple[float, float]:
     """Nats that fitting mu and logvar to each of some images gains over the encoder, with the standard error."""
     recipe, device = model.recipe, next(model.parameters()).device
     x = vae.pixels(recipe, images, slice(None), device)
@@ -154,7 +155,8 @@ def amortisation_gap(model: VAE, images: Tensor, seed: int, steps: int = 100) ->
     fresh = torch.randn(8, *mu.shape, generator=draw, device=device)
 
     def loss(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
-        logits = model.decode(model.reparameterize(mu, logvar, eps))
+        with vae.autocast(device, precision):
+            logits = model.decode(model.reparameterize(mu, logvar, eps)).float()
         return vae.reconstruction_error(recipe, logits, x) + recipe.beta * vae.kl_divergence(mu, logvar).sum(1)
 
     optimizer = torch.optim.Adam([mu, logvar], lr=0.05)
@@ -175,7 +177,7 @@ def untrained(name: str, recipe: vae.Recipe, splits: dict, scale: Scale, seed: i
             "mean image above it": f"{scale.ceiling:.1f}",
             "linear optimum above it": f"{linear['test_loss'] - scale.test_floor:.1f}",
             "its KL": f"{linear['test_kl']:.1f}",
-            "directions worth their price": measure.linear_optimum(scale.spectrum, recipe.sigma2).active}
+            "directions worth their price": measure.linear_optimum(scale.spectrum, recipe.start_sigma2).active}
 
 
 # --------------------------------------------------------------------------------------- generated images
@@ -232,15 +234,27 @@ def compare_gradients(gradients: measure.Gradients) -> tuple[float, float]:
 
 
 def overlap_and_change(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """For pairs from near to far: Bhattacharyya distance of the posteriors, root mean square change of the decoding."""
+    """For pairs from near to far: -ln of the posteriors' overlap, root mean square change of the decoding."""
     mu, logvar = vae.encode(model, images)
     draw = vae.generator("cpu", seed, "pairs")
     order = torch.cdist(mu, mu).argsort(1)[:, 1:]                             # nearest first, without itself
     rank = (torch.rand(len(mu), 1, generator=draw) * torch.tensor(float(order.shape[1])).log()).exp().long() - 1
     other = order.gather(1, rank.clamp(min=0)).squeeze(1)
-    overlap = measure.posterior_overlap(mu, logvar, mu[other], logvar[other])
+    distance = measure.posterior_distance(mu, logvar, mu[other], logvar[other])
     change = (vae.decode(model, mu) - vae.decode(model, mu[other])).square().mean((1, 2, 3)).sqrt()
-    return -overlap.clamp(min=1e-300).log(), change
+    return distance, change
+
+
+def distance_of_nearest(mu: Tensor, logvar: Tensor) -> float:
+    """-ln of the overlap of a posterior with that of the nearest code: the median over codes (N, d)."""
+    nearest = torch.cdist(mu, mu).fill_diagonal_(float("inf")).argmin(1)
+    return measure.posterior_distance(mu, logvar, mu[nearest], logvar[nearest]).median().item()
+
+
+def aggregate_posterior(mu: Tensor, logvar: Tensor) -> measure.Gaussian:
+    """The Gaussian with mean and covariance of the mixture of all posteriors, (N, d) each."""
+    means = measure.gaussian_fit(mu)
+    return means._replace(covariance=means.covariance + logvar.double().exp().mean(0).diag())
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
@@ -259,8 +273,8 @@ def compare(a: float, b: float, name_a: str, name_b: str, error_a: float = 0.0, 
 # -------------------------------------------------------------------------------------------- interpolation
 
 
-def choose_pairs(model: VAE, images, among: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Codes of pairs of images chosen by rule among the first ones."""
+def choose_pairs(model: VAE, images, among: int) -> dict[str, tuple[int, int]]:
+    """Pairs of images chosen by rule among the first ones."""
     mu, _ = vae.encode(model, images.images[:among])
     labels = images.labels[:among]
     far = torch.cdist(mu, mu)
@@ -268,9 +282,8 @@ def choose_pairs(model: VAE, images, among: int) -> dict[str, tuple[Tensor, Tens
     different = int((labels[1:] != labels[0]).nonzero()[0]) + 1
     nearest = divmod(int((far + far.max() * torch.eye(len(far))).argmin()), len(far))
     farthest = divmod(int(far.argmax()), len(far))
-    named = {"same class": (0, same), "different classes": (0, different), "nearest codes": nearest,
-             "farthest codes": farthest}
-    return {name: (mu[a], mu[b]) for name, (a, b) in named.items()}
+    return {"same class": (0, same), "different classes": (0, different), "nearest codes": nearest,
+            "farthest codes": farthest}
 
 
 def cross_fade(frames: Tensor) -> Tensor:
@@ -318,8 +331,8 @@ def compare_paths(models: dict[str, VAE], images: Tensor, pairs: int) -> list[di
     return rows
 
 
-def same_or_different(model: VAE, images, pairs: int, seed: int) -> list[tuple[float, float]]:
-    """Mean squared step, with its standard error, of paths between images of one class, and of two."""
+def same_or_different(model: VAE, images, pairs: int, seed: int) -> list[tuple[tuple[float, float], ...]]:
+    """Mean squared step, and that over the cross-fade's, of paths within one class and between two; with errors."""
     draw = vae.generator("cpu", seed, "classes")
     a, b = (torch.randint(len(images), (40 * pairs,), generator=draw) for _ in range(2))
     equal = images.labels[a] == images.labels[b]
@@ -327,7 +340,8 @@ def same_or_different(model: VAE, images, pairs: int, seed: int) -> list[tuple[f
     for chosen in (equal & (a != b), ~equal):
         index = torch.cat([a[chosen][:pairs], b[chosen][:pairs]])
         _, frames = paths_between(model, images.images[index], pairs)
-        result.append(measure.mean_and_error(measure.smoothness(frames)))
+        steps, straight = measure.smoothness(frames), measure.smoothness(cross_fade(frames))
+        result.append((measure.mean_and_error(steps), measure.mean_and_error(steps / straight)))
     return result
 
 

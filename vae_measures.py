@@ -344,15 +344,15 @@ def kl_gaussian_to_standard(mean: Tensor, covariance: Tensor) -> float:
     return 0.5 * (covariance.trace() + mean @ mean - len(mean) - log_determinant).item()
 
 
-def posterior_overlap(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: Tensor) -> Tensor:
-    """Return the Bhattacharyya coefficient of diagonal Gaussians, over the last dimension.
+def posterior_distance(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: Tensor) -> Tensor:
+    """Return the Bhattacharyya distance of diagonal Gaussians, over the last dimension.
 
-    It is the integral of sqrt(q_a(z) q_b(z)): 1 for equal posteriors, 0 for disjoint ones.
+    It is -ln of the integral of sqrt(q_a(z) q_b(z)), their overlap: 0 for equal posteriors.
     """
     mu_a, mu_b, logvar_a, logvar_b = (t.double() for t in (mu_a, mu_b, logvar_a, logvar_b))
     mean_variance = (logvar_a.exp() + logvar_b.exp()) / 2
     spread = mean_variance.log() - (logvar_a + logvar_b) / 2
-    return torch.exp(-((mu_a - mu_b).square() / (8 * mean_variance) + spread / 2).sum(-1))
+    return ((mu_a - mu_b).square() / (8 * mean_variance) + spread / 2).sum(-1)
 
 
 class Gradients(NamedTuple):

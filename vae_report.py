@@ -132,7 +132,7 @@ def plot_curves(runs: dict[str, Run], scale: Scale, linear: float):
         right.plot(epochs, run.curve("test_kl"), color=colour, marker=MARKERS[name], ms=4, label=name)
     reference_lines(left, scale, linear)
     left.set(xlabel="epoch", ylabel="nats per image above the floor", ylim=(0, None), title="Loss above the floor")
-    right.set(xlabel="epoch", ylabel="nats per image", ylim=(0, None), title="KL: what the code carries")
+    right.set(xlabel="epoch", ylabel="nats per image", ylim=(0, None), title="KL: what the code costs")
     left.legend(fontsize=7, ncols=2)
     right.legend(fontsize=8)
     return figure
@@ -234,7 +234,7 @@ def plot_smoothness(kl: Tensor, predicted: int, pairs: tuple[Tensor, Tensor]):
     figure, (left, right) = new_figure(2, width=9)
     left.bar(range(1, kl.shape[1] + 1), kl.mean(0).sort(descending=True).values, width=1.0, color=COLOURS["conv"])
     left.axvline(predicted + 0.5, color=COLOURS["fc"], ls="--", label=f"linear prediction: {predicted} active")
-    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats", title="What each dimension carries")
+    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats", title="What each dimension costs")
     left.legend(fontsize=8)
     right.scatter(*pairs, s=3, alpha=0.4, color=COLOURS["conv"], linewidths=0)
     right.set(xlabel="distance of the posteriors, −ln overlap", ylabel="change of the decoding, RMS",
@@ -421,10 +421,10 @@ def listing(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in values.items())
 
 
-def claim(source: str, sentence: str, number: str, holds: bool | None) -> dict:
-    """One row of the ledger: who says what, the number that tests it, and the verdict."""
-    return {"source": source, "claim": sentence, "this run": number,
-            "verdict": "not tested" if holds is None else "**holds**" if holds else "**fails**"}
+def claim(source: str, sentence: str, number: str, holds: bool | str | None) -> dict:
+    """One row of the ledger: who says what, the number that tests it, and the verdict (None: not tested)."""
+    verdict = {None: "not tested", True: "**holds**", False: "**fails**"}.get(holds, holds)
+    return {"source": source, "claim": sentence, "this run": number, "verdict": verdict}
 
 
 def result(name: str, claimed: str | None, measured: str, note: str = "", run: Run | None = None) -> dict:

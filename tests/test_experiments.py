@@ -85,6 +85,19 @@ def test_overlap_falls_as_decodings_part(model):
     assert (distance >= 0).all() and ask.rank_correlation(distance, change) > 0.5
 
 
+def test_distance_of_nearest_is_that_of_equal_gaussians_on_a_line():
+    mu, logvar = torch.tensor([[0.0], [2.0], [5.0]]), torch.zeros(3, 1)         # nearest at 2, 2 and 3
+    assert ask.distance_of_nearest(mu, logvar) == pytest.approx(2 ** 2 / 8)     # of unit variances: d² / 8
+
+
+def test_aggregate_posterior_has_the_mixtures_mean_and_covariance():
+    mu, logvar = torch.randn(2, 500, 3, generator=torch.Generator().manual_seed(0))
+    draws = mu + (logvar / 2).exp() * torch.randn(4000, 500, 3, generator=torch.Generator().manual_seed(1))
+    drawn, exact = measure.gaussian_fit(draws.flatten(0, 1)), ask.aggregate_posterior(mu, logvar)
+    torch.testing.assert_close(drawn.mean, exact.mean, atol=0.01, rtol=0)
+    torch.testing.assert_close(drawn.covariance, exact.covariance, atol=0.03, rtol=0)
+
+
 def test_cross_fade_is_even_and_keeps_its_ends():
     ends = torch.rand(5, 10, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     fade = ask.cross_fade(ends)
@@ -110,10 +123,11 @@ def test_pairs_are_chosen_as_named(model):
                        label_names=("a", "b", "c"), source="made", real=False)
     mu, _ = vae.encode(model, images.images)
     pairs = ask.choose_pairs(model, images, 40)
-    assert torch.equal(pairs["same class"][1], mu[3]) and torch.equal(pairs["different classes"][1], mu[1])
+    assert pairs["same class"] == (0, 3) and pairs["different classes"] == (0, 1)
     distances = torch.pdist(mu)
     for name, extreme in (("nearest codes", distances.min()), ("farthest codes", distances.max())):
-        assert (pairs[name][0] - pairs[name][1]).norm() == pytest.approx(extreme.item(), rel=1e-4)
+        a, b = pairs[name]
+        assert (mu[a] - mu[b]).norm() == pytest.approx(extreme.item(), rel=1e-4)
 
 
 def test_same_class_paths_are_shorter_where_classes_are_clusters(model):
@@ -121,8 +135,8 @@ def test_same_class_paths_are_shorter_where_classes_are_clusters(model):
     images = grey(60) // 8 + (labels * 200).to(torch.uint8).view(-1, 1, 1, 1)   # dark and bright
     both = image_set(name="cifar10", split="test", images=images, labels=labels, label_names=("dark", "bright"),
                      source="made", real=False)
-    (same, _), (other, _) = ask.same_or_different(model, both, 30, seed=0)
-    assert same < 0.5 * other
+    ((same, _), straight), ((other, _), _) = ask.same_or_different(model, both, 30, seed=0)
+    assert same < 0.5 * other and straight[0] >= 1 - 1e-6           # nothing is shorter than a straight line
 
 
 def test_attributes_of_a_planted_dimension_are_named():

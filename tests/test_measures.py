@@ -302,23 +302,23 @@ def test_kl_of_a_fitted_gaussian_is_that_of_torch_distributions():
     assert measures.kl_gaussian_to_standard(standard.mean, standard.covariance_matrix) == 0
 
 
-def test_posterior_overlap_is_the_integral_of_the_root_of_the_product():
+def test_posterior_distance_is_that_of_the_integral_of_the_root_of_the_product():
     mu, logvar = torch.tensor([[0.3], [1.5]]), torch.tensor([[-0.5], [0.7]])
     z = torch.linspace(-30, 30, 60_001).double()
     a, b = (torch.distributions.Normal(m.double(), (v / 2).exp().double()) for m, v in
             zip(mu, logvar, strict=True))
     integral = torch.trapezoid(((a.log_prob(z) + b.log_prob(z)) / 2).exp(), z).item()
-    overlap = measures.posterior_overlap(mu[0], logvar[0], mu[1], logvar[1])
-    assert overlap.item() == pytest.approx(integral, rel=1e-6)
+    distance = measures.posterior_distance(mu[0], logvar[0], mu[1], logvar[1])
+    assert distance.item() == pytest.approx(-math.log(integral), rel=1e-6)
 
 
-def test_posterior_overlap_is_one_with_itself_and_multiplies_over_dimensions():
+def test_posterior_distance_is_zero_to_itself_and_adds_over_dimensions():
     mu, logvar = torch.randn(2, 5, 3, generator=generator()), torch.zeros(5, 3)
-    assert measures.posterior_overlap(mu[0], logvar, mu[0], logvar).tolist() == [1] * 5
-    whole = measures.posterior_overlap(mu[0], logvar, mu[1], logvar)
-    parts = [measures.posterior_overlap(*(t[:, i : i + 1] for t in (mu[0], logvar, mu[1], logvar)))
+    assert measures.posterior_distance(mu[0], logvar, mu[0], logvar).tolist() == [0] * 5
+    whole = measures.posterior_distance(mu[0], logvar, mu[1], logvar)
+    parts = [measures.posterior_distance(*(t[:, i : i + 1] for t in (mu[0], logvar, mu[1], logvar)))
              for i in range(3)]
-    torch.testing.assert_close(whole, parts[0] * parts[1] * parts[2])
+    torch.testing.assert_close(whole, parts[0] + parts[1] + parts[2])
 
 
 def test_gradient_estimators_have_the_closed_form_mean_and_variance_on_a_quadratic():

@@ -287,7 +287,7 @@ def render_results(results: dict[str, Any]) -> str:
     """The results as a Markdown table, a row each, with the devices that they were trained on under it."""
     rows = results["rows"]
     if not rows:
-        return "No full run yet: `make full` writes this table."
+        return "No full run yet: `make full`, then `tools/nbtool.py readme`, write this table."
     lines = [[row["result"], row["claimed"] or "–", row["measured"], row["note"]] for row in rows]
     cells = [["Result", "Claimed", "Measured", "Note"], ["---"] * 4, *lines]
     table = ["| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in cells]
