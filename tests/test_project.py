@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import nbformat
 import nbtool
@@ -56,6 +57,13 @@ def test_readme_explains_every_target_and_parameter():
     missing = [f"make {target}" for target in targets if f"make {target}" not in readme]
     missing += [name for name in names if f"`{name}`" not in readme]
     assert missing == []
+
+
+def test_trials_without_their_images_are_refused_in_a_sentence(tmp_path):
+    run = subprocess.run([sys.executable, ROOT / "tools" / "trials.py", "--data-root", "nowhere"], cwd=tmp_path,
+                         capture_output=True, text=True, encoding="utf-8")
+    assert run.returncode == 1 and run.stderr.startswith("error: CIFAR-10 is not in nowhere")
+    assert len(run.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="without make there is nothing to refuse")
