@@ -1009,6 +1009,20 @@ def list_runs(runs: Path) -> None:
                   f"{kept['images']:,} images, {kept['precision']}{last}")
 
 
+def in_sentences(work: Callable[[], None]) -> int:
+    """Do what a command is for; an interruption or a foreseen failure is one sentence. Returns the exit status."""
+    from data import DataError
+    try:
+        work()
+    except KeyboardInterrupt:
+        print("\nstopped; finished epochs are kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except (DataError, ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vae_helpers.py", description="Train recipes without the notebook.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="recipes to train, in this order")
@@ -1028,8 +1042,8 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [n for n in args.names if n not in RECIPES]
     if unknown:
         parser.error(f"no recipe {unknown[0]!r}; there are {', '.join(RECIPES)}")
-    from data import DataError
-    try:
+
+    def work():
         settings = Settings(epochs=args.epochs, train_limit=args.limit, data=args.data, data_root=args.data_root,
                             runs=args.runs, seed=args.seed, device=args.device, precision=args.precision)
         for name in args.names:
@@ -1037,13 +1051,8 @@ def main(arguments: list[str] | None = None) -> int:
             splits = load_splits(recipe, **settings.sources, progress=Progress(f"images for {name}"))
             print(splits["images"].source)
             print(train(recipe, **splits, epochs=settings.epochs_of(recipe), **settings.where))
-    except KeyboardInterrupt:
-        print("\nstopped; finished epochs are kept, and the same command goes on from there", file=sys.stderr)
-        return 130
-    except (DataError, ValueError, OSError, RuntimeError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return in_sentences(work)
 
 
 if __name__ == "__main__":

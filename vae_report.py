@@ -145,6 +145,11 @@ def above(losses: list[float], floor: float) -> list[float]:
 def reference_lines(axes, scale: Scale, linear: float) -> None:
     """The mean image and the linear optimum, above the floor."""
     axes.axhline(scale.ceiling, color=COLOURS["grey"], ls=":", label="mean image")
+    linear_line(axes, scale, linear)
+
+
+def linear_line(axes, scale: Scale, linear: float) -> None:
+    """The linear optimum's loss, above the floor."""
     axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
 
 
@@ -155,7 +160,7 @@ def plot_by_seconds(runs: dict[str, Run], scale: Scale, linear: float):
         seconds = pace(run.history) * np.array(run.curve("epoch"))
         axes.plot(seconds, above(run.curve("test_loss"), scale.test_floor), color=COLOURS[name], marker=MARKERS[name],
                   ms=4, label=name)
-    axes.axhline(linear - scale.test_floor, color=COLOURS["grey"], ls="-.", label="linear optimum, untrained")
+    linear_line(axes, scale, linear)
     axes.set(xscale="log", xlabel="seconds of training, by the median epoch", title="How soon each gets where",
              ylabel="test loss above the floor, nats")
     axes.legend(fontsize=8)

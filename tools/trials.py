@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import vae_experiments as ask
 import vae_helpers as vae
 import vae_report as report
-from data import DataError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,17 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--runs", default="runs")
     args = parser.parse_args(arguments)
-    settings = vae.Settings(data_root=args.data_root, runs=args.runs)
-    try:
+
+    def work():
+        settings = vae.Settings(data_root=args.data_root, runs=args.runs)
         splits = vae.load_splits(vae.RECIPES["improved"], source="real", root=settings.data_root)
         print(report.trials_table(ask.trials(splits["images"], settings, train=True)))
-    except KeyboardInterrupt:
-        print("\nstopped; finished epochs are kept, and the same command goes on from there", file=sys.stderr)
-        return 130
-    except (DataError, ValueError, OSError, RuntimeError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return vae.in_sentences(work)
 
 
 if __name__ == "__main__":
