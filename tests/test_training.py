@@ -637,8 +637,12 @@ def command(runs, precision):
 
 def start(runs, precision):
     """The command line in a process of its own, its lines readable one by one."""
+    def hear_interruptions():                              # which a shell's background jobs are born deaf to
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     return subprocess.Popen(command(runs, precision), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, cwd=runs)
+                            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, cwd=runs,
+                            preexec_fn=None if os.name == "nt" else hear_interruptions)
 
 
 def wait_for(process, text):
