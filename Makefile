@@ -17,7 +17,7 @@ help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 
 run: $(READY)  ## execute the notebook quickly (1 epoch, few images) into runs/quick/
-	@$(PY) tools/nbtool.py run
+	@$(PY) -m lab run
 
 test: lint  ## everything that CI runs
 	@$(PY) -m pytest
@@ -26,10 +26,10 @@ lint: $(READY)  ## ruff over the modules, the tests and the notebook
 	@$(PY) -m ruff check .
 
 full: $(READY)  ## the real run: execute the notebook in place and clean its outputs (hours)
-	@$(PY) tools/nbtool.py full
+	@$(PY) -m lab full
 
 html: $(READY)  ## export the notebook to one HTML file that opens without network
-	@$(PY) tools/nbtool.py html
+	@$(PY) -m lab html
 
 clean:  ## remove the quick run, the HTML export and caches; keep .venv, data and trainings
 	rm -rf runs/quick $(NOTEBOOK:.ipynb=.html) .pytest_cache .ruff_cache

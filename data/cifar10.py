@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.imageset import AbsentError, DataError, ImageSet, digest_images, image_set
+from data.imageset import AbsentError, DataError, ImageSet, digest_images, image_set, is_there
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
            "dog", "frog", "horse", "ship", "truck")
-VALID = 2000            # the last training images, where a recipe needs held-out ones
 SIDE = 32
 PATIENCE = 10           # seconds without an answer after which a download is given up
 
@@ -37,20 +36,15 @@ HOW = ("put the folder cifar-10-batches-py of cifar-10-python.tar.gz "
 
 
 def load(split: str, limit: int, root: Path, download: bool, progress) -> ImageSet:
-    """The images of one split in canonical order; "valid" is the last 2,000 of "train"."""
-    if split == "valid":
-        train = load("train", 0, root, download, progress)
-        return train.split_off(VALID)[1].take(limit)
+    """The images of one split in canonical order."""
     folder, npz = root / "cifar-10-batches-py", root / "cifar10.npz"
-    if download and not folder.exists() and not npz.exists():
+    path = next((path for path in (folder, npz) if is_there(path)), None)
+    if path is None and download:
         _download(folder, progress)
-    if folder.exists():
-        images, labels = _read_batches(folder, split)
-    elif npz.exists():
-        images, labels = _read_npz(npz, split)
-    else:
-        raise AbsentError(f"CIFAR-10 is not in {root}: {HOW}.")
-    path = folder if folder.exists() else npz
+        path = folder
+    if path is None:
+        raise AbsentError(f"CIFAR-10 is not in {root}: {HOW}")
+    images, labels = (_read_batches if path == folder else _read_npz)(path, split)
     return _canonical(images, labels, split, path).take(limit)
 
 
@@ -79,12 +73,12 @@ def _read_batches(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def _verified(path: Path, md5: str) -> bytes:
     """The file's bytes, once their MD5 is the published one."""
     if not path.exists():
-        raise DataError(f"{path} is missing: unpack cifar-10-python.tar.gz again.")
+        raise DataError(f"{path} is missing: unpack cifar-10-python.tar.gz again")
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(f"{path} is damaged or not the published file (MD5 {found}, not {md5}): "
-                        "unpack cifar-10-python.tar.gz again.")
+                        "unpack cifar-10-python.tar.gz again")
     return content
 
 
@@ -107,10 +101,10 @@ def _unpickled(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         images, labels = batch["data"], np.asarray(batch["labels"])
     except Exception as error:  # a broken pickle may raise nearly anything
         raise DataError(f"{path} is no CIFAR-10 batch ({error!r}): "
-                        "unpack cifar-10-python.tar.gz again.") from error
+                        "unpack cifar-10-python.tar.gz again") from error
     if getattr(images, "ndim", 0) != 2 or images.shape[1] != 3 * SIDE * SIDE:
         raise DataError(f"{path} does not hold rows of 3,072 bytes: "
-                        "unpack cifar-10-python.tar.gz again.")
+                        "unpack cifar-10-python.tar.gz again")
     images = images.reshape(-1, 3, SIDE, SIDE)      # a row is red, green, blue, each 32×32
     return _checked(path, images, labels, "data", "labels")
 
@@ -123,7 +117,7 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     images, labels = _npz_arrays(path, x, y)
     if images.shape[1:] != (SIDE, SIDE, 3):
         raise DataError(f"{path}: {x} has the shape {images.shape}, not (N, 32, 32, 3): "
-                        "save the images height × width × colour.")
+                        "save the images height × width × colour")
     return _checked(path, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, x, y)
 
 
@@ -138,28 +132,30 @@ def _npz_arrays(path: Path, *names: str) -> list[np.ndarray]:
         raise
     except Exception as error:  # a broken archive may raise nearly anything
         raise DataError(f"{path} is no whole npz file of plain arrays ({error}): "
-                        "copy or save it again.") from error
+                        "copy or save it again") from error
     raise DataError(f"{path} has no array {' and no array '.join(missing)}: "
-                    "it needs x_train, y_train, x_test, y_test.")
+                    "it needs x_train, y_train, x_test, y_test")
 
 
 def _checked(path: Path, images: np.ndarray, labels: np.ndarray, x: str, y: str):
     """The images and the labels as (N,) int64, when they can be CIFAR-10's."""
     if images.dtype != np.uint8:
-        raise DataError(f"{path}: {x} is {images.dtype}, not uint8: save the pixels as 0 to 255.")
+        raise DataError(f"{path}: {x} is {images.dtype}, not uint8: save the pixels as 0 to 255")
     if not len(images) or labels.shape not in [(len(images),), (len(images), 1)]:
         raise DataError(f"{path}: {y} has the shape {labels.shape} beside {len(images)} images: "
-                        "save one label an image.")
+                        "save one label an image")
+    if images.max() <= 1:
+        raise DataError(f"{path}: {x} holds no pixel above 1: save the pixels as 0 to 255")
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(CLASSES):
         raise DataError(f"{path}: {y} holds something other than the classes 0 to 9: "
-                        "save the labels as whole numbers.")
+                        "save the labels as whole numbers")
     return images, labels.reshape(-1).astype(np.int64)
 
 
 # ---- torchvision's download
 
 def _download(folder: Path, progress) -> None:
-    """Leave the published batches in `folder`, or nothing and an AbsentError."""
+    """Leaves the published batches in `folder`, or nothing and an AbsentError."""
     from torchvision.datasets import CIFAR10
 
     progress(0, 1, "downloading CIFAR-10 (170 MB)")
@@ -172,7 +168,7 @@ def _download(folder: Path, progress) -> None:
             os.replace(Path(beside) / folder.name, folder)
         except (OSError, RuntimeError) as error:
             raise AbsentError(f"CIFAR-10 is not in {folder.parent} and its download failed "
-                              f"({error}): {HOW}.") from error
+                              f"({error}): {HOW}") from error
     progress(1, 1, "downloading CIFAR-10 (170 MB)")
 
 

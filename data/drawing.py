@@ -26,10 +26,10 @@ class Canvas:
     scale: Array | float    # pixels in one unit
 
     @classmethod
-    def blank(cls, count: int, side: int) -> Canvas:
-        """`count` black pictures, whose units are the picture's side."""
+    def blank(cls, n: int, side: int) -> Canvas:
+        """`n` black pictures, whose units are the picture's side."""
         centres = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
-        return cls(np.zeros((count, 3, side, side), np.float32),
+        return cls(np.zeros((n, 3, side, side), np.float32),
                    centres[None, None, :], centres[None, :, None], np.float32(side))
 
     def at(self, cx: Array, cy: Array, size: Array, mirror: Array | float = 1.0) -> Canvas:
@@ -46,13 +46,13 @@ class Canvas:
                       self.scale)
 
     def paint(self, coverage: Array, colour: Array) -> None:
-        """Lay a colour over the pictures where the shape covers them."""
+        """Lays a colour over the pictures where the shape covers them."""
         step = colour - self.pixels
         step *= coverage[:, None]
         self.pixels[...] += step
 
     def fill(self, top: Array, bottom: Array) -> None:
-        """Cover everything with a vertical gradient."""
+        """Covers everything with a vertical gradient."""
         self.pixels[...] = top + (bottom - top) * self.y[:, None]
 
     # ---- shapes

@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from data.imageset import DIGEST_BYTES, DataError, digest_images
 
@@ -60,9 +60,9 @@ class _Cache:
         whole = len(content) - len(content) % ROW_BYTES
         return np.frombuffer(content[:whole], np.uint8).reshape(-1, 3, DIGEST_BYTES)
 
-    def images(self, count: int) -> np.ndarray:
+    def images(self, n: int) -> np.ndarray:
         """The first images, copied on write so that no one can change the file through them."""
-        return np.memmap(self.images_path, np.uint8, "c", shape=(count, *self.shape))
+        return np.memmap(self.images_path, np.uint8, "c", shape=(n, *self.shape))
 
     def is_sound(self) -> bool:
         """Whether the pixels of all rows are there, and a sample of them has its digests."""
@@ -80,7 +80,7 @@ class _Cache:
         return np.array_equal(self.rows()[:len(stats), STAT], stats) and self.is_sound()
 
     def settle(self, files: list[Path], stats: np.ndarray, progress) -> str:
-        """Remove a cache that is damaged or whose files changed, and say which it was."""
+        """Removes a cache that is damaged or whose files changed: why, or ""."""
         if not self.is_sound():
             self.cut(0)
             return "its cache was damaged and was made again"
@@ -98,7 +98,7 @@ class _Cache:
         return ""
 
     def grow(self, files: list[Path], stats: np.ndarray, decode: Decode, progress) -> None:
-        """Append what is missing; leave the cache as it was found when it cannot be written."""
+        """Appends what is missing; leaves the cache as it was found when it cannot be written."""
         found = len(self.rows())
         what = f"decoding faces to {self.shape[1]}×{self.shape[2]}"
         try:
@@ -112,23 +112,23 @@ class _Cache:
             self.cut(found)
             room = (len(files) - found) * self.image_bytes / 1e6
             raise DataError(f"{self.images_path} could not be written ({error.strerror or error}): "
-                            f"make room for {room:,.0f} MB and start again.") from error
+                            f"make room for {room:,.0f} MB and start again") from error
         progress(len(files), len(files), what)
 
     def append(self, start: int, images: np.ndarray, rows: np.ndarray) -> None:
-        """Write a block after `start` images: the pixels first, so that no row is without them."""
+        """Writes a block after `start` images: the pixels first, so that no row is without them."""
         _write_at(self.images_path, start * self.image_bytes, images)
         _write_at(self.rows_path, start * ROW_BYTES, rows)
 
-    def cut(self, count: int) -> None:
-        """Keep the first rows only; for none remove the files, as others may have them mapped."""
+    def cut(self, n: int) -> None:
+        """Keeps the first rows only; for none removes the files, as others may have them mapped."""
         for path, size in [(self.rows_path, ROW_BYTES), (self.images_path, self.image_bytes)]:
-            if count == 0:
+            if n == 0:
                 path.unlink(missing_ok=True)
-            elif path.stat().st_size > count * size:
+            elif path.stat().st_size > n * size:
                 # Windows refuses while the images are mapped; the rest behind the rows is ignored.
                 with contextlib.suppress(OSError):
-                    os.truncate(path, count * size)
+                    os.truncate(path, n * size)
 
 
 def _decoded(pool, files: list[Path], stats: np.ndarray, decode: Decode, shape
@@ -162,7 +162,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): "
-                        "see that it is there and that you may read it.") from error
+                        "see that it is there and that you may read it") from error
 
 
 def _content_digest(path: Path, content: bytes) -> bytes:
@@ -174,7 +174,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _write_at(path: Path, offset: int, array: np.ndarray) -> None:
-    """Write the array's bytes at `offset`, and return when they are on the disk."""
+    """Writes the array's bytes at `offset`; when it ends they are on the disk."""
     path.touch()
     with open(path, "r+b") as file:
         file.seek(offset)
@@ -184,7 +184,7 @@ def _write_at(path: Path, offset: int, array: np.ndarray) -> None:
 
 
 def _replace(path: Path, array: np.ndarray) -> None:
-    """Put the array's bytes in the place of the file, whole or not at all."""
+    """Puts the array's bytes in the place of the file, whole or not at all."""
     beside = path.with_suffix(".new")
     try:
         beside.unlink(missing_ok=True)
@@ -196,24 +196,14 @@ def _replace(path: Path, array: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path, waiting: Callable[[], None]):
-    """Hold the lock file's lock, which the system releases when a process ends or is killed."""
-    with open(path, "ab") as file:
-        while not _locked(file.fileno()):
+    """Holds the lock file's lock, which the system releases when a process ends or is killed."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:
             waiting()
-            time.sleep(0.2)
-        yield                               # closing the file releases the lock
-
-
-def _locked(descriptor: int) -> bool:
-    """Try to lock a file for this process alone, without waiting."""
     try:
-        if os.name == "nt":
-            import msvcrt
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+        yield
+    finally:
+        lock.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,18 +41,18 @@ class ImageSet:
     def take(self, limit: int) -> ImageSet:
         """The first `limit` images; all of them for 0 or when there are no more."""
         if limit < 0:
-            raise DataError(f"limit is {limit}: give a number of images, or 0 for all of them.")
+            raise DataError(f"limit is {limit}: give a number of images, or 0 for all of them")
         if limit == 0 or limit >= len(self):
             return self
         return self._part(slice(0, limit), source=with_limit(self.source, limit))
 
-    def split_off(self, count: int) -> tuple[ImageSet, ImageSet]:
-        """All but the last `count` images, and those last ones as the split "valid"."""
-        if not 0 < count < len(self):
-            raise DataError(f"{count} images cannot be split off the {len(self)} of {self.name} "
-                            f"{self.split}: give a number from 1 to {len(self) - 1}.")
-        cut = len(self) - count
-        held_out = f"the last {count:,} of: {self.source}"
+    def split_off(self, n: int) -> tuple[ImageSet, ImageSet]:
+        """All but the last `n` images, and those last ones as the split "valid"."""
+        if not 0 < n < len(self):
+            raise DataError(f"{n} images cannot be split off the {len(self)} of {self.name} "
+                            f"{self.split}: give a number from 1 to {len(self) - 1}")
+        cut = len(self) - n
+        held_out = f"the last {n:,} of: {self.source}"
         return (self._part(slice(0, cut), source=f"all but {held_out}"),
                 self._part(slice(cut, None), source=held_out, split="valid"))
 
@@ -68,6 +69,19 @@ class ImageSet:
         digests = None if self.digests is None else self.digests[rows]
         return _signed(replace(self, images=self.images[rows], labels=self.labels[rows],
                                factors=factors, digests=digests, **changes))
+
+
+def is_there(path: Path) -> bool:
+    """Whether the path exists; a link on it that leads nowhere is an error, not an absence."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        for link in (path, *path.parents):
+            if link.is_symlink() and not link.exists():
+                raise DataError(f"{link} is a link to {link.resolve()}, which is not there: "
+                                "restore what it leads to, or remove the link") from None
+        return False
+    return True
 
 
 def image_set(**fields) -> ImageSet:

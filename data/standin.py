@@ -16,9 +16,9 @@ from data import faces, scenes
 from data.imageset import ImageSet, image_set
 
 ARTISTS = {"cifar10": scenes, "celeba": faces}
-COUNTS = {"cifar10": {"train": 50_000, "test": 10_000},
-          "celeba": {"train": 20_000, "valid": 2_000, "test": 2_000}}
-VALID = 2_000           # as for the real CIFAR-10: its "valid" is the end of its "train"
+MOST = {"cifar10": {"train": 50_000, "test": 10_000},
+        "celeba": {"train": 20_000, "valid": 2_000, "test": 2_000}}
+USUAL = {"train": 4_000, "valid": 800, "test": 800}    # drawn within seconds; a quarter at side 128
 STREAMS = ("train", "valid", "test")
 CHUNK = 1_000           # pictures whose factors are drawn from one generator
 
@@ -26,22 +26,29 @@ CHUNK = 1_000           # pictures whose factors are drawn from one generator
 def draw(name: str, split: str, side: int, limit: int, seed: int, progress, because: str = ""
          ) -> ImageSet:
     """Pictures for one split, `limit` of them or the usual number, and the factors behind them."""
-    artist, (stream, first, count) = ARTISTS[name], _span(name, split, limit)
-    factors = _factors(name, stream, first, count, seed)
+    artist, n = ARTISTS[name], _number(name, split, side, limit)
+    factors = _factors(name, split, n, seed)
     images = render(name, factors, side, progress)
-    about = f"a drawn stand-in for {name} from seed {seed} ({count:,} pictures, split {split})"
+    about = f"a drawn stand-in for {name} from seed {seed} ({n:,} pictures, split {split})"
     return image_set(
         name=name, split=split, images=torch.from_numpy(images),
         labels=torch.from_numpy(artist.labels(factors)), label_names=artist.LABELS, real=False,
         factors={key: torch.from_numpy(value) for key, value in factors.items()},
-        source=f"{about}, because {because.rstrip('.')}" if because else about)
+        source=f"{about}, because {because}" if because else about)
+
+
+def _number(name: str, split: str, side: int, limit: int) -> int:
+    """How many pictures are drawn: as many as were asked for, or the usual few."""
+    if limit:
+        return min(limit, MOST[name][split])
+    return USUAL[split] // (4 if side == 128 else 1)
 
 
 def render(name: str, factors: dict[str, np.ndarray], side: int, progress=None) -> np.ndarray:
     """The pictures (N, 3, side, side) uint8 with these factors, each (N,): the truth, redrawn."""
-    artist, count = ARTISTS[name], len(next(iter(factors.values())))
+    artist, n = ARTISTS[name], len(next(iter(factors.values())))
     batch = artist.BATCH
-    images = np.empty((count, 3, side, side), np.uint8)
+    images = np.empty((n, 3, side, side), np.uint8)
 
     def draw_batch(start: int) -> int:
         rows = slice(start, start + batch)
@@ -51,27 +58,18 @@ def render(name: str, factors: dict[str, np.ndarray], side: int, progress=None) 
         return start
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in pool.map(draw_batch, range(0, count, batch)):
+        for start in pool.map(draw_batch, range(0, n, batch)):
             if progress and start % CHUNK < batch:
-                progress(start, count, "drawing the stand-in")
+                progress(start, n, "drawing the stand-in")
     if progress:
-        progress(count, count, "drawing the stand-in")
+        progress(n, n, "drawing the stand-in")
     return images
 
 
-def _span(name: str, split: str, limit: int) -> tuple[str, int, int]:
-    """The split whose pictures are drawn, the number of the first one, and how many."""
-    if name == "cifar10" and split == "valid":
-        return "train", COUNTS[name]["train"] - VALID, min(limit or VALID, VALID)
-    return split, 0, limit or COUNTS[name][split]
-
-
-def _factors(name: str, split: str, first: int, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Independent factors for the pictures from `first` on, each (count,)."""
-    chunks = range(first // CHUNK, (first + count - 1) // CHUNK + 1)
+def _factors(name: str, split: str, n: int, seed: int) -> dict[str, np.ndarray]:
+    """Independent factors for the first pictures of a split, each (n,)."""
     key = [seed, list(ARTISTS).index(name), STREAMS.index(split)]
     uniform = np.concatenate([
         np.random.default_rng([*key, chunk]).random((CHUNK, len(ARTISTS[name].FACTORS)))
-        for chunk in chunks])
-    rows = slice(first % CHUNK, first % CHUNK + count)
-    return ARTISTS[name].factors(uniform[rows])
+        for chunk in range((n - 1) // CHUNK + 1)])
+    return ARTISTS[name].factors(uniform[:n])

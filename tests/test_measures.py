@@ -1,4 +1,6 @@
-"""Every measure against a known answer: a closed form, another computation, or a planted truth."""
+"""Every measure against a known answer: a closed form, another implementation, a planted truth."""
+
+from __future__ import annotations
 
 import math
 
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import vae_measures as measures
+from lab import eigen, measures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +35,7 @@ def planted_spectrum(eigenvalues, seed=0):
     return measures.Spectrum(eigenvalues, axes, mean, eigenvalues.sum().item(), 0.0)
 
 
-# ---------------------------------------------------------------- floors and ceilings of a loss
+# ---- floors and ceilings of a loss
 
 
 def test_floor_is_the_bce_of_an_image_with_itself():
@@ -71,61 +73,19 @@ def test_mean_image_loss_is_the_loss_of_the_mean_image(of_others):
 
 
 def test_mean_image_loss_refuses_an_unknown_loss():
-    with pytest.raises(ValueError, match="not 'mse'"):
+    with pytest.raises(ValueError, match="mse"):
         measures.mean_image_loss(random_bytes(2, 3, 4, 4), loss="mse")
 
 
 def test_blocks_change_no_result(monkeypatch):
     images = random_bytes(50, 3, 4, 4)
     whole = measures.entropy_floor(images), measures.mean_image(images)
-    monkeypatch.setattr(measures, "BLOCK_PIXELS", 7 * 48)  # 50 images in ragged blocks of 7
+    monkeypatch.setattr(eigen, "BLOCK_PIXELS", 7 * 48)  # 50 images in ragged blocks of 7
     assert measures.entropy_floor(images) == whole[0]
     assert torch.equal(measures.mean_image(images), whole[1])
 
 
-# ---------------------------------------------------------------- the linear optimum
-
-
-def test_spectrum_of_bytes_equals_numpys():
-    images = random_bytes(2500, 3, 4, 4)
-    x = images.flatten(1).double().numpy() / 255
-    eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
-    found = measures.spectrum(images, top=10)
-    np.testing.assert_allclose(found.eigenvalues, eigenvalues[:10], rtol=1e-10)
-    assert found.total == pytest.approx(eigenvalues.sum(), rel=1e-10)
-    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["bytes", "floats"])
-def test_krylov_iteration_finds_what_the_full_covariance_gives(monkeypatch, kind):
-    scales = 0.1 * torch.arange(1, 301).double() ** -0.8
-    images = 0.5 + (torch.randn(1500, 300, generator=generator()) * scales) @ rotation(300)
-    images = images.clamp(0, 1).view(1500, 3, 10, 10)
-    images = (255 * images).round().byte() if kind == "bytes" else images
-    exact = measures.spectrum(images, top=20)
-    monkeypatch.setattr(measures, "EXACT_SIDE", 0)
-    found = measures.spectrum(images, top=20)
-    assert exact.error == 0 < found.error < 0.011 * found.eigenvalues[-1]
-    torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-3, atol=0)
-    overlap = (found.components @ exact.components.T).diagonal().abs()
-    assert overlap[:10].min() > 0.9999
-
-
-@pytest.mark.parametrize("way", ["few images", "krylov"])
-@pytest.mark.parametrize("count", [8, 60])  # fewer images than eigenvalues, and more
-def test_each_way_to_a_spectrum_gives_the_same(monkeypatch, way, count):
-    images = random_bytes(count, 3, 10, 10)
-    monkeypatch.setattr(measures, "EXACT_IMAGES", 0)
-    exact = measures.spectrum(images, top=20)
-    monkeypatch.setattr(measures, "EXACT_SIDE", 0)
-    monkeypatch.setattr(measures, "EXACT_IMAGES", 1024 if way == "few images" else 0)
-    found = measures.spectrum(images, top=20)
-    torch.testing.assert_close(found.eigenvalues, exact.eigenvalues, rtol=1e-4, atol=1e-6)
-    gram = found.components @ found.components.T
-    torch.testing.assert_close(gram, torch.eye(20).double(), atol=1e-9, rtol=0)
-    projected = (images.flatten(1) / 255 - found.mean) @ found.components.T
-    variances = projected.square().mean(0)
-    torch.testing.assert_close(variances, found.eigenvalues, rtol=1e-3, atol=1e-6)
+# ---- the linear optimum
 
 
 def test_linear_optimum_keeps_what_is_above_sigma2():
@@ -136,6 +96,7 @@ def test_linear_optimum_keeps_what_is_above_sigma2():
     assert optimum.distortion == pytest.approx(2 * 0.5 + 0.75)
     assert optimum.variances.tolist() == pytest.approx([1 / 16, 1 / 4])
     assert optimum.loss(2, 3) == pytest.approx(2 * optimum.distortion + 3 * optimum.rate)
+    assert optimum.dof == pytest.approx(15 / 16 + 3 / 4)
 
 
 def test_linear_optimum_keeps_at_most_latent():
@@ -150,7 +111,7 @@ def test_everything_collapses_once_sigma2_exceeds_the_largest_eigenvalue():
 
 def test_a_spectrum_cut_too_early_is_refused():
     images = torch.rand(100, 3, 4, 4, generator=generator())
-    with pytest.raises(ValueError, match="larger top"):
+    with pytest.raises(ValueError, match="top"):
         measures.linear_optimum(measures.spectrum(images, top=5), sigma2=1e-6)
     assert measures.linear_optimum(measures.spectrum(images, top=5), 1e-6, latent=5).active == 5
 
@@ -180,9 +141,8 @@ def test_linear_vae_parameters_attain_the_optimum():
     spectrum = planted_spectrum([4.0, 1.5, 0.8, 0.3, 0.1, 0.05])
     vae = measures.linear_vae_parameters(spectrum, sigma2=0.5, latent=5)
     optimum = measures.linear_optimum(spectrum, sigma2=0.5, latent=5)
-    for terms, closed_form in zip(
-        elbo_terms_of_linear_vae(vae, spectrum), (optimum.rate, optimum.distortion), strict=True
-    ):
+    found = elbo_terms_of_linear_vae(vae, spectrum)
+    for terms, closed_form in zip(found, (optimum.rate, optimum.distortion), strict=True):
         mean, error = measures.mean_and_error(terms)
         assert abs(mean - closed_form) < 4 * error < 0.1
     assert vae.variance[3:].tolist() == [1, 1]
@@ -229,11 +189,11 @@ def test_bernoulli_sigma2_predicts_the_excess_of_bce_over_its_floor():
     bce = torch.nn.functional.binary_cross_entropy(x_hat, x, reduction="sum").item() / 4
     predicted = ((x - x_hat).square() / (2 * x_hat * (1 - x_hat))).sum().item() / 4
     assert bce - measures.entropy_floor(x) == pytest.approx(predicted, rel=0.02)
-    assert measures.bernoulli_sigma2(x_hat) == pytest.approx((x_hat - x_hat**2).mean().item())
+    assert measures.bernoulli_sigma2(x_hat) == pytest.approx((x_hat - x_hat ** 2).mean().item())
     assert measures.bernoulli_sigma2(torch.full((1, 3, 2, 2), 0.5)) == 0.25
 
 
-# ---------------------------------------------------------------- posteriors and latent codes
+# ---- posteriors and latent codes
 
 
 def test_kl_monte_carlo_agrees_with_torch_distributions():
@@ -265,6 +225,21 @@ def test_active_units_of_a_linear_vae_are_the_eigenvalues_above_sigma2():
     assert measures.active_units(kl) == measures.active_by_variance(mu) == 3
 
 
+def test_degrees_of_freedom_count_what_is_not_noise():
+    logvar = torch.tensor([[0.0, -80.0, math.log(0.5)], [0.0, -80.0, math.log(0.3)]])
+    assert measures.degrees_of_freedom(logvar) == pytest.approx(0 + 1 + 0.6)
+    assert measures.degrees_of_freedom(logvar[0]) == pytest.approx(1.5)
+
+
+def test_degrees_of_freedom_of_a_linear_vae_are_its_closed_form():
+    spectrum = planted_spectrum([4.0, 1.5, 0.8, 0.3, 0.1])
+    vae = measures.linear_vae_parameters(spectrum, sigma2=0.5, latent=5)
+    found = measures.degrees_of_freedom(vae.variance.log().expand(7, 5))
+    assert found == pytest.approx(measures.linear_optimum(spectrum, 0.5).dof, rel=1e-12)
+    best, latent = measures.linear_optimum(spectrum, 0.5, 2), sum(1 - 0.5 / v for v in (4.0, 1.5))
+    assert best.dof == pytest.approx(latent) and best.dof < best.active
+
+
 def test_mean_and_error_are_numpys():
     values = torch.randn(1000, generator=generator())
     mean, error = measures.mean_and_error(values)
@@ -286,6 +261,15 @@ def test_gaussian_fit_recovers_what_was_sampled():
     np.testing.assert_allclose(fitted.covariance, np.cov(draws.numpy().T), rtol=1e-10)
 
 
+def test_aggregate_posterior_has_the_mixtures_mean_and_covariance():
+    mu, logvar = torch.randn(2, 500, 3, generator=generator())
+    noise = torch.randn(4000, 500, 3, generator=generator(1))
+    drawn = measures.gaussian_fit((mu + (logvar / 2).exp() * noise).flatten(0, 1))
+    exact = measures.aggregate_posterior(mu, logvar)
+    torch.testing.assert_close(drawn.mean, exact.mean, atol=0.01, rtol=0)
+    torch.testing.assert_close(drawn.covariance, exact.covariance, atol=0.03, rtol=0)
+
+
 def test_a_gaussian_without_variance_in_some_directions_can_be_sampled():
     flat = measures.Gaussian(torch.ones(2).double(), torch.tensor([4.0, 0.0]).double().diag())
     draws = flat.sample(10_000, generator())
@@ -305,8 +289,7 @@ def test_kl_of_a_fitted_gaussian_is_that_of_torch_distributions():
 def test_posterior_distance_is_that_of_the_integral_of_the_root_of_the_product():
     mu, logvar = torch.tensor([[0.3], [1.5]]), torch.tensor([[-0.5], [0.7]])
     z = torch.linspace(-30, 30, 60_001).double()
-    a, b = (torch.distributions.Normal(m.double(), (v / 2).exp().double()) for m, v in
-            zip(mu, logvar, strict=True))
+    a, b = map(torch.distributions.Normal, mu.double(), (logvar / 2).exp().double())
     integral = torch.trapezoid(((a.log_prob(z) + b.log_prob(z)) / 2).exp(), z).item()
     distance = measures.posterior_distance(mu[0], logvar[0], mu[1], logvar[1])
     assert distance.item() == pytest.approx(-math.log(integral), rel=1e-6)
@@ -323,19 +306,15 @@ def test_posterior_distance_is_zero_to_itself_and_adds_over_dimensions():
 
 def test_gradient_estimators_have_the_closed_form_mean_and_variance_on_a_quadratic():
     m, sigma = 1.5, 0.5  # f(z) = z², so that d E[f] / d mu = 2 m
-    estimates = measures.pathwise_and_score_gradients(
-        lambda z: z.square().sum(1),
-        torch.tensor([m], dtype=torch.float64),
-        torch.tensor([2 * math.log(sigma)], dtype=torch.float64),
-        200_000,
-        generator(),
-    )
+    mu, logvar = (torch.tensor([t], dtype=torch.float64) for t in (m, 2 * math.log(sigma)))
+    estimates = measures.pathwise_and_score_gradients(lambda z: z.square().sum(1), mu, logvar,
+                                                      200_000, generator())
     for values in estimates:
         mean, error = measures.mean_and_error(values)
         assert abs(mean - 2 * m) < 4 * error < 0.2
     pathwise, score, with_baseline = (values.var().item() for values in estimates)
-    assert pathwise == pytest.approx(4 * sigma**2, rel=0.02)
-    assert score == pytest.approx(m**4 / sigma**2 + 14 * m**2 + 15 * sigma**2, rel=0.05)
+    assert pathwise == pytest.approx(4 * sigma ** 2, rel=0.02)
+    assert score == pytest.approx(m ** 4 / sigma ** 2 + 14 * m ** 2 + 15 * sigma ** 2, rel=0.05)
     assert pathwise < with_baseline < score
 
 
@@ -357,12 +336,20 @@ def test_auc_counts_the_pairs_in_the_right_order():
     assert measures.auc(labels.float(), labels) == 1
 
 
-# ---------------------------------------------------------------- images
+def test_rank_correlation_is_that_of_ranks():
+    a = torch.tensor([0.1, 5.0, 2.0, 9.0])
+    assert measures.rank_correlation(a, a.exp()) == pytest.approx(1)
+    assert measures.rank_correlation(a, -a) == pytest.approx(-1)
+    found = measures.rank_correlation(a, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert found == pytest.approx(1 - 6 * 2 / (4 * 15))
+
+
+# ---- images
 
 
 def slow_ssim(a, b):
     """SSIM of two planes by its definition, window by window."""
-    weights = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    weights = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5 ** 2))
     weights = np.outer(weights, weights) / weights.sum() ** 2
     values = []
     for i in range(a.shape[0] - 10):
@@ -371,7 +358,7 @@ def slow_ssim(a, b):
             mean_p, mean_q = (weights * p).sum(), (weights * q).sum()
             variances = (weights * ((p - mean_p) ** 2 + (q - mean_q) ** 2)).sum()
             covariance = (weights * (p - mean_p) * (q - mean_q)).sum()
-            luminance = (2 * mean_p * mean_q + 1e-4) / (mean_p**2 + mean_q**2 + 1e-4)
+            luminance = (2 * mean_p * mean_q + 1e-4) / (mean_p ** 2 + mean_q ** 2 + 1e-4)
             values.append(luminance * (2 * covariance + 9e-4) / (variances + 9e-4))
     return np.mean(values)
 
@@ -445,7 +432,7 @@ def test_one_jump_among_n_steps_has_an_evenness_of_n():
     assert measures.smoothness(torch.zeros(10, 3, 8, 8)) == 0
 
 
-def test_nearest_agrees_with_all_distances_and_finds_a_planted_copy(monkeypatch):
+def test_nearest_agrees_with_all_distances_and_finds_a_planted_copy():
     references, queries = random_bytes(3000, 3, 8, 8), random_bytes(6, 3, 8, 8, seed=1)
     queries[2] = references[2345]
     every = torch.cdist(queries.flatten(1).double() / 255, references.flatten(1).double() / 255)
@@ -479,78 +466,3 @@ def test_frechet_distance_is_zero_for_equal_sets_symmetric_and_blind_to_rotation
     assert measures.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
     assert measures.frechet_distance(a @ turn, b @ turn) == pytest.approx(distance, rel=1e-9)
     assert measures.frechet_distance(measures.gaussian_fit(a), b) == distance
-
-
-# ---------------------------------------------------------------- a small classifier, for features
-
-
-def stripes(count=384, side=16):
-    """Noisy images of three classes: stripes across, stripes down, none; and the classes."""
-    labels = torch.arange(count) % 3
-    wave = torch.sin(torch.arange(side) * math.pi / 2).expand(side, side)
-    patterns = torch.stack([wave, wave.T, torch.zeros(side, side)])
-    noise = 0.1 * torch.randn(count, 3, side, side, generator=generator())
-    pixels = (0.5 + 0.2 * patterns[labels][:, None] + noise).clamp(0, 1)
-    return (255 * pixels).byte(), labels
-
-
-def test_feature_net_learns_planted_classes_and_attributes():
-    images, labels = stripes()
-    attributes = torch.stack([labels == 0, labels != 2], 1)
-    for target in (labels, attributes):
-        net = measures.train_feature_net(images[:288], target[:288], epochs=12)
-        assert measures.accuracy(net, images[288:], target[288:]) > 0.95
-    assert measures.features(net, images).shape == (384, 128)
-
-
-def test_feature_net_is_decided_by_its_seed_and_leaves_the_global_one_alone():
-    images, labels = stripes(96)
-    torch.manual_seed(7)
-    expected = torch.rand(1)
-    torch.manual_seed(7)
-    nets = [measures.train_feature_net(images, labels, epochs=1, seed=seed) for seed in (0, 0, 1)]
-    assert torch.rand(1) == expected
-    same, again, other = (measures.features(net, images) for net in nets)
-    assert torch.equal(same, again) and not torch.equal(same, other)
-
-
-def test_features_do_not_depend_on_what_else_is_in_the_batch():
-    images, labels = stripes(96)
-    net = measures.train_feature_net(images, labels, epochs=1)
-    torch.testing.assert_close(
-        measures.features(net, images)[:2], measures.features(net, images[:2]), atol=1e-5, rtol=1e-4
-    )
-
-
-def test_feature_net_is_trained_once_and_kept(tmp_path, monkeypatch):
-    images, labels = stripes(96)
-    first = measures.feature_net(images, labels, tmp_path / "nets", epochs=1)
-    (path,) = (tmp_path / "nets").iterdir()
-    monkeypatch.delattr(measures, "train_feature_net")
-    kept = measures.feature_net(images, labels, tmp_path / "nets", epochs=1)
-    assert torch.equal(measures.features(first, images), measures.features(kept, images))
-    monkeypatch.undo()
-    path.write_bytes(path.read_bytes()[:1000])  # a damaged file is replaced
-    again = measures.feature_net(images, labels, tmp_path / "nets", epochs=1)
-    assert torch.equal(measures.features(first, images), measures.features(again, images))
-    assert [p.name for p in (tmp_path / "nets").iterdir()] == [path.name]
-
-
-CHANGES = {
-    "images": lambda images: images.flip(0),
-    "labels": lambda labels: labels.flip(0),
-    "epochs": lambda epochs: epochs + 1,
-    "seed": lambda seed: seed + 1,
-    "bf16": lambda bf16: not bf16,
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_feature_net_of_another_identity_is_another_file(tmp_path, monkeypatch, change):
-    images, labels = stripes(96)
-    untrained = measures.FeatureNet(16, 3)
-    monkeypatch.setattr(measures, "train_feature_net", lambda *_, **__: untrained)
-    settings = {"images": images, "labels": labels, "epochs": 1, "seed": 0, "bf16": False}
-    measures.feature_net(folder=tmp_path, **settings)
-    measures.feature_net(folder=tmp_path, **settings | {change: CHANGES[change](settings[change])})
-    assert len(list(tmp_path.iterdir())) == 2

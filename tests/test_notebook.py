@@ -1,18 +1,20 @@
-"""The submission's notebook: its parameters, its committed outputs, and two executions of it that agree."""
+"""The submission's notebook: parameters, committed outputs, its form, two executions that agree."""
 
+import ast
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 
 import nbformat
-import nbtool
-import offline_html
 import pytest
-from nbtool import NOTEBOOK, ROOT
 
-from vae_helpers import check_settings
+from lab import submission
+from lab.export import export
+from lab.recipes import check_settings
+from lab.submission import NOTEBOOK, ROOT
 
 TESTS = ROOT / "tests"
 SMALL = TESTS / "nbval.yaml"
@@ -23,87 +25,124 @@ def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-# ---------------------------------------------------------------- parameters
+def code_of(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+# ---- parameters
+
 
 def test_every_parameter_is_an_annotated_literal_with_a_word_on_it(notebook):
     """papermill shows users name, type, value and comment, but only of lines of this form."""
-    (cell,) = nbtool.tagged(notebook, "parameters")
-    lines = [line for line in cell.source.splitlines() if line.strip() and not line.startswith("#")]
-    assert len(lines) == len(nbtool.defaults(notebook))
+    (cell,) = submission.tagged(notebook, "parameters")
+    lines = [line for line in cell.source.splitlines() if line.strip() and line[0] != "#"]
+    assert len(lines) == len(submission.defaults(notebook))
     assert all("# " in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["quick.yaml", "nbval.yaml"])
-def test_parameter_files_set_what_the_notebook_accepts(notebook, name):
-    check_settings(nbtool.settings(notebook, nbtool.read_parameters(TESTS / name)))
+def test_parameter_files_set_what_the_notebook_accepts_and_train_everything(notebook, name):
+    given = submission.read_parameters(TESTS / name)
+    assert check_settings(submission.settings(notebook, given)).extensions
 
 
 def test_quick_run_writes_only_into_its_folder():
-    quick = nbtool.read_parameters(TESTS / "quick.yaml")
-    assert quick["RUNS"] == nbtool.QUICK.relative_to(ROOT).as_posix()
+    quick = submission.read_parameters(TESTS / "quick.yaml")
+    assert quick["RUNS"] == submission.QUICK.relative_to(ROOT).as_posix()
     assert quick["FIGURES"].startswith(quick["RUNS"] + "/")
 
 
-@pytest.mark.parametrize("name, value", [
-    ("EPOCHS", -1), ("EPOCHS", "abc"), ("EPOCHS", 1.5), ("CELEBA_EPOCHS", -2), ("TRAIN_LIMIT", -1), ("DATA", "foo"),
-    ("DEVICE", "abacus"), ("PRECISION", "fp7"), ("SEED", "x"), ("EXTENSIONS", "true")])
-def test_nonsense_values_are_refused_in_a_sentence(notebook, name, value):
-    with pytest.raises(ValueError, match=f"(?i)\\b{name}\\b") as refusal:
-        check_settings(nbtool.settings(notebook, {name: value}))
-    assert "\n" not in str(refusal.value)
-
-
 def test_notebook_refuses_a_name_that_papermill_only_warns_of(tmp_path):
-    run = python("-m", "papermill", NOTEBOOK, tmp_path / "out.ipynb", "-p", "EPOCH", "1", cwd=tmp_path)
+    run = python("-m", "papermill", NOTEBOOK, tmp_path / "out.ipynb", "-p", "EPOCH", "1",
+                 cwd=tmp_path)
     assert run.returncode != 0
     assert re.search(r"ValueError.*\bEPOCH\b", run.stderr)
 
 
-# ---------------------------------------------------------------- the committed file
+# ---- the committed file
+
 
 def test_committed_notebook_is_a_clean_full_run():
-    assert list(nbtool.problems(NOTEBOOK)) == []
+    assert list(submission.problems(NOTEBOOK)) == []
+
+
+def test_numbers_in_the_prose_are_those_of_the_results(notebook):
+    assert list(submission.stale_numbers(notebook, submission.read_results())) == []
+
+
+def test_no_cell_builds_a_sentence_or_hides_what_it_computes(notebook):
+    for cell in code_of(notebook):
+        tree = ast.parse(cell.source)
+        assert not any(isinstance(node, ast.JoinedStr) for node in ast.walk(tree)), cell.source
+        assert "display(" not in cell.source and "print(" not in cell.source
+
+
+def test_cells_are_short_and_prose_is_plenty(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in code_of(notebook)]
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert max(lengths[1:]) <= 8 and statistics.median(lengths) <= 3        # but for parameters
+    assert len(prose) >= 0.6 * len(lengths)
+
+
+def test_every_figure_is_followed_or_led_by_prose(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    for i, cell in enumerate(notebook.cells):
+        shown = [kind for output in cell.get("outputs", []) for kind in output.get("data", {})]
+        if any(kind.startswith("image/") for kind in shown):
+            assert "markdown" in (kinds[i - 1], kinds[i + 1]), cell.source
 
 
 def test_committed_notebook_exports_to_html_that_needs_no_network(notebook, tmp_path):
-    html = offline_html.export(NOTEBOOK, tmp_path / "out.html").read_text(encoding="utf-8")
+    html = export(NOTEBOOK, tmp_path / "out.html").read_text(encoding="utf-8")
     assert "<script" not in html
     figures = [output for cell in notebook.cells for output in cell.get("outputs", [])
                if any(kind.startswith("image/") for kind in output.get("data", {}))]
+    hidden = submission.tagged(notebook, "hide-input")
     assert figures and html.count("alt=") >= len(figures)
+    assert hidden and html.count("<details") >= len(hidden)
 
 
-# ---------------------------------------------------------------- executions
+# ---- executions
+
 
 def python(*arguments, cwd):
-    """Run this Python in `cwd` with the project importable, as a reader's shell would run it."""
+    """Runs this Python in `cwd` with the project importable, as a reader's shell would."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment, text=True,
-                          encoding="utf-8", capture_output=True)
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment,
+                          text=True, encoding="utf-8", capture_output=True)
 
 
-def nbval(path, how):
-    """Execute the notebook at `path` in its folder and compare with what is stored in it."""
-    run = python("-m", "pytest", "--quiet", how, "--nbval-current-env", "--nbval-cell-timeout", "300",
-                 "-p", "no:cacheprovider", "--rootdir", path.parent, path, cwd=path.parent)
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook executed with today's code on few drawn images, from nothing."""
+    folder = tmp_path_factory.mktemp("first")
+    path = folder / "copy.ipynb"
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    try:
+        submission.execute(NOTEBOOK, path, submission.read_parameters(SMALL), cwd=folder)
+    finally:
+        os.environ.pop("PYTHONPATH")
+        os.environ.update({"PYTHONPATH": before} if before else {})
+    return path
+
+
+def shown_by(notebook, tag):
+    """Of every cell with the tag, what it shows in words, by its source."""
+    return {cell.source: [submission.output_text(output) for output in cell.outputs]
+            for cell in submission.tagged(notebook, tag)}
+
+
+def test_what_needs_no_training_shows_what_is_committed(notebook, executed):
+    known = shown_by(notebook, "nbval-check-output")
+    assert len(known) >= 2
+    assert shown_by(nbformat.read(executed, as_version=4), "nbval-check-output") == known
+
+
+def test_another_execution_shows_the_same(executed, tmp_path):
+    """It trains from nothing in another folder; only times, devices and rates may differ."""
+    shutil.copy(executed, tmp_path)
+    run = python("-m", "pytest", "--quiet", "--nbval", "--nbval-current-env",
+                 "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "--rootdir", tmp_path,
+                 tmp_path / executed.name, cwd=tmp_path)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-
-
-def test_committed_notebook_runs_with_todays_helpers_and_keeps_its_invariants(notebook, tmp_path):
-    """Each cell runs, on small stand-in data; those tagged nbval-check-output give what is committed."""
-    assert len(nbtool.tagged(notebook, "nbval-check-output")) >= 2
-    copy = tmp_path / "copy.ipynb"
-    prepared = python("-m", "papermill", NOTEBOOK, copy, "--prepare-only", "--parameters_file", SMALL, cwd=tmp_path)
-    assert prepared.returncode == 0, prepared.stderr
-    nbval(copy, "--nbval-lax")
-
-
-def test_two_executions_agree(tmp_path, monkeypatch):
-    """Each trains from nothing in a folder of its own; only times, devices and rates may differ."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    second.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    nbtool.execute(NOTEBOOK, first / "copy.ipynb", nbtool.read_parameters(SMALL), cwd=first)
-    shutil.copy(first / "copy.ipynb", second)
-    nbval(second / "copy.ipynb", "--nbval")

@@ -1,11 +1,13 @@
-"""Images per second of the recipes as this project trains them, against the loop that a student would write.
+"""Images per second of the recipes as trained here, against the loop that a student would write.
 
-    python tests/benchmarks/against_student.py --data-root data [--only conv fc] [--switches] [--profile conv]
+    python tests/benchmarks/against_student.py [--only conv fc] [--switches] [--profile conv]
 
-Whatever is compared runs in turns, a few seconds each for several rounds, so that a machine that is busy with something
-else slows all alike: trust the ratios before the rates, and the best round before the median. `--switches` shows what
-each of the things that make the difference gives by itself, `--profile` where the time of a step goes.
+Whatever is compared runs in turns, a few seconds each for several rounds, so that a machine that is
+busy with something else slows all alike: trust the ratios before the rates, and the best round
+before the median. `--switches` shows what each of the things that make the difference gives by
+itself, `--profile` where the time of a step goes.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,19 +29,20 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import vae_helpers  # noqa: E402
-import vae_layers  # noqa: E402
 from data import load  # noqa: E402
-from vae_helpers import RECIPES, VAE, Recipe, choose_device, kl_divergence, to_pixels  # noqa: E402
-from vae_report import markdown_table  # noqa: E402
+from lab import layers, training  # noqa: E402
+from lab.recipes import RECIPES  # noqa: E402
+from lab.show import Table  # noqa: E402
+from vae_helpers import VAE, Recipe, kl_divergence, to_pixels  # noqa: E402
 
 NAMES = ("conv", "fc", "p1-conv", "celeba64")
 SWITCHES = {"uint8": "uint8 set on the device, no DataLoader", "bf16": "bf16 products",
-            "channels_last": "channels_last", "fused": "fused Adam", "products": "small maps as products"}
+            "channels_last": "channels_last", "fused": "fused Adam",
+            "products": "small maps as products"}
 
 
 class Pictures(Dataset):
-    """Images as torchvision gives CIFAR10's and CelebA's: opened anew at each access, and made a tensor."""
+    """Images as torchvision gives them: opened anew at each access, and made a tensor."""
 
     def __init__(self, items, open_item: Callable, *steps: Callable):
         self.items, self.open_item = items, open_item
@@ -53,8 +56,8 @@ class Pictures(Dataset):
 
 
 def student_set(recipe: Recipe, images, root: Path, folder: Path) -> Dataset:
-    """What the student's DataLoader reads for an ImageSet; the stand-in's faces become JPEGs in the folder."""
-    arrays = images.images.permute(0, 2, 3, 1).contiguous().numpy()      # (N, H, W, 3)
+    """What the student's DataLoader reads; the stand-in's faces become JPEGs in the folder."""
+    arrays = images.images.permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, 3)
     if recipe.data == "cifar10":
         return Pictures(arrays, Image.fromarray)
     if images.real:
@@ -66,16 +69,10 @@ def student_set(recipe: Recipe, images, root: Path, folder: Path) -> Dataset:
     return Pictures(files, Image.open, transforms.CenterCrop(178), transforms.Resize(recipe.side))
 
 
-def student_model(recipe: Recipe) -> VAE:
-    """The same sizes from the library's own layers, in its own layout."""
-    with (mock.patch.object(vae_helpers, "Down", lambda c, out: nn.Conv2d(c, out, 4, 2, 1)),
-          mock.patch.object(vae_helpers, "Up", lambda c, out: nn.ConvTranspose2d(c, out, 4, 2, 1))):
-        return VAE(recipe)
-
-
-def student_loop(recipe: Recipe, pictures: Dataset, workers: int, device: torch.device) -> Callable[[float], float]:
-    """A function that trains for some seconds and returns images/s; the first batch, where workers start, is free."""
-    model = student_model(recipe).to(device)
+def student_loop(recipe: Recipe, pictures: Dataset, workers: int,
+                 device: torch.device) -> Callable[[float], float]:
+    """Trains for some seconds, gives images/s; the first batch, where workers start, is free."""
+    model = VAE(recipe).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     loader = DataLoader(pictures, batch_size=recipe.batch, shuffle=True, num_workers=workers)
 
@@ -83,11 +80,12 @@ def student_loop(recipe: Recipe, pictures: Dataset, workers: int, device: torch.
         x = x.to(device)
         logits, mu, logvar = model(x, torch.randn(len(x), recipe.latent, device=device))
         error = F.binary_cross_entropy if recipe.reconstruction == "bce" else F.mse_loss
-        loss = (error(to_pixels(recipe, logits), x, reduction="sum") + kl_divergence(mu, logvar).sum()) / len(x)
+        total = error(to_pixels(recipe, logits), x, reduction="sum")
+        loss = (total + kl_divergence(mu, logvar).sum()) / len(x)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss.item()                                                      # as one does, to watch it
+        loss.item()  # as one does, to watch it
         return len(x)
 
     def run(seconds: float) -> float:
@@ -111,28 +109,31 @@ def endless(loader: DataLoader) -> Iterator[Tensor]:
         yield from loader
 
 
-def our_loop(recipe: Recipe, images: Tensor, device: torch.device, on: frozenset[str] = frozenset(SWITCHES),
+def our_loop(recipe: Recipe, images: Tensor, device: torch.device,
+             on: frozenset[str] = frozenset(SWITCHES),
              pictures: Dataset | None = None) -> Callable[[float], float]:
-    """A function that runs `train_epoch` for about so many seconds and returns images/s.
+    """Runs `train_epoch` for about so many seconds, gives images/s.
 
     With the student's pictures the switches are as `on` says, otherwise nothing is touched.
     """
     layout = torch.channels_last if "channels_last" in on else torch.contiguous_format
-    model = vae_helpers.build(recipe).to(memory_format=layout).to(device)
-    optimizer = vae_helpers.make_optimizer(model)
+    model = training.fresh(recipe, device).to(memory_format=layout)
+    optimizer = training.make_optimizer(model)
     for group in optimizer.param_groups:
         group["fused"] = "fused" in on or None
-    precision = vae_helpers.choose_precision("auto" if "bf16" in on else "fp32", device)
-    images, rate = vae_helpers.on_device(images, device), 0.0
+    precision = training.choose_precision("auto" if "bf16" in on else "fp32", device)
+    images, rate = training.on_device(images, device), 0.0
 
     def run(seconds: float) -> float:
         nonlocal rate
-        count = int(rate * seconds) // recipe.batch or 2                 # batches that fill the time
+        count = int(rate * seconds) // recipe.batch or 2  # batches that fill the time
         index = torch.arange(count * recipe.batch) % len(images)
         chosen = images[index.to(images.device)]
         with switched(recipe, on, layout, pictures) if pictures else contextlib.nullcontext():
-            rate = vae_helpers.train_epoch(model, optimizer, chosen, seed=0, epoch=1, epochs=1, precision=precision,
-                                           tick=lambda text: None, folder=Path("."))["images_per_second"]
+            record = training.train_epoch(model, optimizer, chosen, seed=0, epoch=1, epochs=1,
+                                          precision=precision, tick=lambda text: None,
+                                          folder=Path("."))
+        rate = record["images_per_second"]
         return rate
 
     return run
@@ -143,24 +144,26 @@ def switched(recipe: Recipe, on: frozenset[str], layout: torch.memory_format, pi
     """Our training with the switches of data, layout and layers set as named."""
     batches = endless(DataLoader(pictures, batch_size=recipe.batch, shuffle=True, drop_last=True))
 
-    def pixels(recipe, images, index, device):
-        x = images[index].to(device).float().div_(255) if "uint8" in on else next(batches).to(device)
+    def batch_of(recipe, images, index, device):
+        bytes_here = "uint8" in on
+        x = images[index].to(device).float().div_(255) if bytes_here else next(batches).to(device)
         return x.contiguous(memory_format=layout)
 
-    pay = vae_layers._products_pay if "products" in on else lambda *args: False
-    with mock.patch.object(vae_helpers, "pixels", pixels), mock.patch.object(vae_layers, "_products_pay", pay):
+    faster = layers.FASTER if "products" in on else {}
+    with (mock.patch.object(training, "batch_of", batch_of),
+          mock.patch.object(layers, "FASTER", faster)):
         yield
 
 
 def flops(recipe: Recipe) -> float:
-    """Operations of a training step per image: forward once, backward twice, two for each multiply-add.
+    """Operations of a training step per image: forward once, backward twice, two a multiply-add.
 
-    The library's way of counting; the products of small maps do the same with 9 of 16 multiplications.
+    The library's way of counting; the products of small maps do with 9 of 16 multiplications.
     """
-    layers = [m for m in student_model(recipe).modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     side, adds = recipe.side, 0
-    for layer in layers:                                                 # from the image down, then up again
-        side //= 2 if isinstance(layer, nn.Conv2d) else 1                # the smaller of a convolution's two maps
+    for layer in (m for m in VAE(recipe).modules() if isinstance(m, kinds)):  # down, then up again
+        side //= 2 if isinstance(layer, nn.Conv2d) else 1  # the smaller of a convolution's two maps
         adds += layer.weight.numel() * (1 if isinstance(layer, nn.Linear) else side ** 2)
         side *= 2 if isinstance(layer, nn.ConvTranspose2d) else 1
     return 3 * 2 * adds
@@ -171,14 +174,15 @@ def product_rate(dtype: torch.dtype, device: torch.device) -> float:
     a = torch.rand(2048, 2048, device=device, dtype=dtype)
 
     def product() -> int:
-        (a @ a)[0, 0].item()                                             # waits for the device
+        (a @ a)[0, 0].item()  # waits for the device
         return 2 * 2048 ** 3
 
-    product()                                                            # allocates
+    product()  # allocates
     return rate_of(product, 0.3)
 
 
-def in_turns(contenders: dict[str, Callable[[float], float]], rounds: int, seconds: float) -> dict[str, list[float]]:
+def in_turns(contenders: dict[str, Callable[[float], float]], rounds: int,
+             seconds: float) -> dict[str, list[float]]:
     """Rates of each contender by round, after two short turns that warm up."""
     for run in [*contenders.values()] * 2:
         run(min(seconds, 0.5))
@@ -186,7 +190,8 @@ def in_turns(contenders: dict[str, Callable[[float], float]], rounds: int, secon
     for r in range(rounds):
         for name, run in contenders.items():
             rates[name].append(run(seconds))
-        print(f"  {r + 1} of {rounds}: " + ", ".join(f"{k} {v[-1]:,.4g}" for k, v in rates.items()), file=sys.stderr)
+        now = ", ".join(f"{name} {turns[-1]:,.4g}" for name, turns in rates.items())
+        print(f"  {r + 1} of {rounds}: {now}", file=sys.stderr)
     return rates
 
 
@@ -200,7 +205,8 @@ def ratios(rates: list[float], others: list[float]) -> str:
     return f"{max(rates) / max(others):.2f} ({own:.2f})"
 
 
-def compare(recipe: Recipe, images, pictures: Dataset, device: torch.device, rounds: int, seconds: float) -> dict:
+def compare(recipe: Recipe, images, pictures: Dataset, device: torch.device, rounds: int,
+            seconds: float) -> dict:
     """One row of the table: the student with the better number of workers, and our training."""
     rates = in_turns({
         "student": student_loop(recipe, pictures, 0, device),
@@ -208,27 +214,33 @@ def compare(recipe: Recipe, images, pictures: Dataset, device: torch.device, rou
         "ours": our_loop(recipe, images.images, device),
         "fp32 product": lambda _: product_rate(torch.float32, device),
         "bf16 product": lambda _: product_rate(torch.bfloat16, device)}, rounds, seconds)
-    ours, student = rates["ours"], max(rates["student"], rates["student, 2 workers"], key=statistics.median)
+    ours = rates["ours"]
+    student = max(rates["student"], rates["student, 2 workers"], key=statistics.median)
     achieved = flops(recipe) * max(ours)
     return {"recipe": recipe.name, "student, images/s": best_and_median(student),
-            "workers": 0 if student is rates["student"] else 2, "here, images/s": best_and_median(ours),
-            "ratio": ratios(ours, student), "MFLOP an image": f"{flops(recipe) / 1e6:.0f}",
-            "GFLOP/s": f"{achieved / 1e9:,.0f}", "of a bf16 product": f"{achieved / max(rates['bf16 product']):.0%}",
-            "of an fp32 product": f"{achieved / max(rates['fp32 product']):.0%}"}
+            "workers": 0 if student is rates["student"] else 2,
+            "here, images/s": best_and_median(ours), "ratio": ratios(ours, student),
+            "MFLOP an image": flops(recipe) / 1e6, "GFLOP/s": achieved / 1e9,
+            "of a bf16 product": achieved / max(rates["bf16 product"]),
+            "of an fp32 product": achieved / max(rates["fp32 product"])}
 
 
-def compare_switches(recipe: Recipe, images, pictures, device, rounds: int, seconds: float) -> list[dict]:
+def compare_switches(recipe: Recipe, images, pictures, device, rounds: int,
+                     seconds: float) -> list[dict]:
     """What each switch gives: turned on alone, and missed when it alone is off."""
-    switches = [s for s in SWITCHES if recipe.network == "conv" or s not in ("channels_last", "products")]
+    switches = [s for s in SWITCHES
+                if recipe.network == "conv" or s not in ("channels_last", "products")]
     everything = frozenset(switches)
     sets = {"none": frozenset(), "all": everything}
     for s in switches:
         sets |= {f"only {s}": frozenset({s}), f"no {s}": everything - {s}}
-    rates = in_turns({name: our_loop(recipe, images.images, device, on, pictures) for name, on in sets.items()},
-                     rounds, seconds)
-    rows = [{"recipe": recipe.name, "switch": SWITCHES[s], "alone, × none": ratios(rates[f"only {s}"], rates["none"]),
+    rates = in_turns({name: our_loop(recipe, images.images, device, on, pictures)
+                      for name, on in sets.items()}, rounds, seconds)
+    rows = [{"recipe": recipe.name, "switch": SWITCHES[s],
+             "alone, × none": ratios(rates[f"only {s}"], rates["none"]),
              "last, × all others": ratios(rates["all"], rates[f"no {s}"])} for s in switches]
-    both = {key: ratios(rates["all"], rates["none"]) for key in ("alone, × none", "last, × all others")}
+    both = dict.fromkeys(("alone, × none", "last, × all others"),
+                         ratios(rates["all"], rates["none"]))
     return [*rows, {"recipe": recipe.name, "switch": "all", **both}]
 
 
@@ -236,7 +248,7 @@ def show_profile(recipe: Recipe, images: Tensor, device: torch.device) -> None:
     """The operations of some steps by their own time."""
     run = our_loop(recipe, images, device)
     in_turns({recipe.name: run}, 1, 1)
-    with torch.profiler.profile() as profile:                            # of all devices there are
+    with torch.profiler.profile() as profile:  # of all devices there are
         run(1)
     print(profile.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=30))
 
@@ -244,16 +256,17 @@ def show_profile(recipe: Recipe, images: Tensor, device: torch.device) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=NAMES, metavar="NAME", choices=list(RECIPES))
-    parser.add_argument("--switches", action="store_true", help="what each switch gives, instead of the comparison")
-    parser.add_argument("--profile", metavar="NAME", choices=list(RECIPES), help="profile a recipe and stop")
+    parser.add_argument("--switches", action="store_true", help="what each switch gives")
+    parser.add_argument("--profile", metavar="NAME", choices=list(RECIPES), help="only profile it")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--images", type=int, default=10_000, help="of the training set")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="a turn")
     args = parser.parse_args()
-    device, rows = choose_device(), []
+    device, rows = training.choose_device(), []
     for recipe in (RECIPES[n] for n in ([args.profile] if args.profile else args.only)):
-        images = load(recipe.data, "train", side=recipe.side, limit=args.images, root=args.data_root)
+        images = load(recipe.data, "train", side=recipe.side, limit=args.images,
+                      root=args.data_root)
         print(f"{recipe.name}: {images.source}", file=sys.stderr)
         if args.profile:
             return show_profile(recipe, images.images, device)
@@ -262,8 +275,9 @@ def main() -> None:
             timed = compare_switches if args.switches else compare
             row = timed(recipe, images, pictures, device, args.rounds, args.seconds)
             rows += row if args.switches else [row]
-    print(f"\nBest round (median), {vae_helpers.device_name(device)}, torch {torch.__version__}\n")
-    print(markdown_table(rows))
+    print(f"\nBest round (median), {training.device_name(device)}, torch {torch.__version__}\n")
+    print(Table(rows, {"MFLOP an image": ".0f", "GFLOP/s": ",.0f", "of a bf16 product": ".0%",
+                       "of an fp32 product": ".0%"}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Export a notebook to one HTML file that needs nothing else: no network, no script, formulas and alt texts included.
+"""Export a notebook to one HTML file that needs nothing else: no network and no script.
 
 nbconvert's own export loads its formulas' script from elsewhere and shows raw TeX without it.
-Here TeX becomes MathML, which browsers draw by themselves and screen readers read.
+Here TeX becomes MathML, which browsers draw by themselves and screen readers read. Figures keep
+their alt texts, and the input of a cell tagged `hide-input` is closed until somebody opens it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-TEMPLATES = Path(__file__).resolve().parent
+TEMPLATES = Path(__file__).resolve().parent  # the folder of the template's folder
 
 
 def mathml(tex: str, display: str) -> str:
-    """`tex` as MathML, `display` "inline" or "block"; a command that would be shown as it is written is refused."""
-    known = tex.replace("{aligned}", "{split}")        # the converter knows one of the two names for it
+    """`tex` as MathML, `display` "inline" or "block"; what would show its source is refused."""
+    known = tex.replace("{aligned}", "{split}")  # the converter knows one of the two names for it
     drawn = convert(known, display=display)
     if left := re.search(r">(\\[^<]*|&)<", drawn):
-        raise ValueError(f"The formula {tex.strip()!r} cannot be exported because of {left[1]!r}: write it otherwise.")
-    return re.sub(r"<mo>(?=[a-z]{2,}<)", '<mo rspace="0.167em">', drawn)     # log p, not logp
+        raise ValueError(f"The formula {tex.strip()!r} cannot be exported because of {left[1]!r}: "
+                         "write it otherwise")
+    return re.sub(r"<mo>(?=[a-z]{2,}<)", '<mo rspace="0.167em">', drawn)  # log p, not logp
 
 
 class OfflineRenderer(IPythonRenderer):
@@ -41,7 +43,7 @@ class OfflineRenderer(IPythonRenderer):
 
 
 class OfflineExporter(HTMLExporter):
-    """nbconvert's exporter with our template and our renderer."""
+    """nbconvert's exporter with the template in lab/offline/ and the renderer above."""
 
     def __init__(self, **options) -> None:
         super().__init__(template_name="offline", extra_template_basedirs=[str(TEMPLATES)],
@@ -49,15 +51,16 @@ class OfflineExporter(HTMLExporter):
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
-        resources = context.get("resources", {})
-        renderer = OfflineRenderer(
-            escape=False, embed_images=True, path=resources.get("metadata", {}).get("path", ""),
-            attachments=context.get("cell", {}).get("attachments", {}))
+        path = context.get("resources", {}).get("metadata", {}).get("path", "")
+        attachments = context.get("cell", {}).get("attachments", {})
+        renderer = OfflineRenderer(escape=False, embed_images=True, path=path,
+                                   attachments=attachments)
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
 FROM_ELSEWHERE = re.compile(
-    r"""<(?:script|link|img|iframe|source|video|object|embed)\b[^>]*?\b(?:src|href|data)\s*=\s*["']?(?!data:|\#)[^\s"'>]+"""
+    r"<(?:script|link|img|iframe|source|video|object|embed)\b[^>]*?"
+    r"""\b(?:src|href|data)\s*=\s*["']?(?!data:|\#)[^\s"'>]+"""
     r"""|@import\b[^;]+|\burl\(\s*["']?(?!data:|\#)[^)"']+|\bimport\(["'][^)]+""")
 
 
@@ -68,17 +71,18 @@ def loaded_from_elsewhere(html: str) -> list[str]:
 
 def title(nb: nbformat.NotebookNode, otherwise: str) -> str:
     """The first heading of the notebook."""
-    found = re.search(r"^# (.+)$", "\n".join(cell.source for cell in nb.cells), re.MULTILINE)
+    prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    found = re.search(r"^# (.+)$", prose, re.MULTILINE)
     return found[1] if found else otherwise
 
 
 def export(notebook: Path, target: Path | None = None) -> Path:
-    """Write the HTML file, beside `notebook` if not to `target`, and return where."""
+    """The HTML file that was written, `target` or a file beside `notebook`."""
     nb = nbformat.read(notebook, as_version=4)
-    resources = {"metadata": {"name": title(nb, notebook.stem), "path": str(notebook.parent)}}
-    html, _ = OfflineExporter().from_notebook_node(nb, resources)
+    metadata = {"name": title(nb, notebook.stem), "path": str(notebook.parent)}
+    html, _ = OfflineExporter().from_notebook_node(nb, {"metadata": metadata})
     if needed := loaded_from_elsewhere(html):
-        raise ValueError(f"The HTML would need what is not in it: {'; '.join(needed)}.")
+        raise ValueError(f"The HTML would need what is not in it: {'; '.join(needed)}")
     target = target or notebook.with_suffix(".html")
-    target.write_text(html, encoding="utf-8")
+    target.write_text(html, encoding="utf-8", newline="\n")
     return target

@@ -1,0 +1,4 @@
+"""Everything of this project that is not the model: training, runs, measures, chapters, commands.
+
+Nothing runs at import; `python -m lab` lists the commands.
+"""

@@ -1,0 +1,161 @@
+"""One command line for everything beside the notebook: `python -m lab COMMAND --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from data import DataError, load_splits
+from lab import submission
+from lab.export import export
+from lab.files import Damaged, read_history, read_identity
+from lab.prose import NotebookError
+from lab.recipes import RECIPES, TRIAL_EPOCHS, TRIALS, Settings
+from lab.runs import Job
+from lab.show import Progress
+from vae_helpers import Recipe, build, count_parameters
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Does what the command line asks; the exit status."""
+    args = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")        # a terminal without σ shows a question mark
+    return in_sentences(lambda: args.do(args))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands, each with the function that does it."""
+    top = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, do: Callable, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(do=do)
+        return made
+
+    command("run", lambda args: submission.run(),
+            "execute the notebook quickly, on few images, into runs/quick/")
+    command("full", lambda args: submission.full(),
+            "the real run: execute the notebook in place, fill in its numbers, check it")
+    for name, do, text in (("train", train, "train recipes, or go on with them, without notebook"),
+                           ("trials", trials, "train what was tried for the improvement")):
+        made = command(name, do, text)
+        if name == "train":
+            made.add_argument("names", nargs="+", metavar="NAME", choices=RECIPES, help="recipes")
+        add_settings(made)
+    command("list", list_runs, "show the recipes and what is trained of each").add_argument(
+        "--runs", default="runs")
+    checked = command("check", check, "say what keeps an executed notebook from being committed")
+    checked.add_argument("files", nargs="*", type=Path)
+    checked.add_argument("--refresh", action="store_true",
+                         help="first run anew the cells that need neither data nor training")
+    command("clean", clean, "remove what an execution leaves behind beside the outputs"
+            ).add_argument("files", nargs="*", type=Path)
+    command("readme", lambda args: submission.readme(),
+            "write the numbers of the last full run into README.md")
+    command("html", lambda args: print(html()), "export the notebook to one HTML file")
+    return top
+
+
+def add_settings(made: argparse.ArgumentParser) -> None:
+    """The notebook's parameters that decide a training, as options."""
+    for name, kind in (("epochs", int), ("seed", int), ("limit", int), ("data", str),
+                       ("data-root", str), ("runs", str), ("device", str), ("precision", str)):
+        field = "train_limit" if name == "limit" else name.replace("-", "_")
+        made.add_argument(f"--{name}", type=kind, dest=field, help=f"as {field.upper()} says",
+                          default=getattr(Settings, field))
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    fields = ("epochs", "seed", "train_limit", "data", "data_root", "runs", "device", "precision")
+    return Settings(**{name: getattr(args, name) for name in fields})
+
+
+def splits_of(recipe: Recipe, settings: Settings, chosen: bool):
+    """The images that a recipe trains on, and where they come from, said."""
+    progress = Progress(f"images for {recipe.name}")
+    splits = load_splits(recipe.data, recipe.side, chosen=chosen, progress=progress.files,
+                         **settings.sources)
+    progress.done()
+    print(splits.train.source)
+    return splits
+
+
+def train(args: argparse.Namespace) -> None:
+    s = settings_of(args)
+    for recipe in (RECIPES[name] for name in args.names):
+        splits = splits_of(recipe, s, chosen=bool(recipe.patience))
+        job = Job(recipe, splits, s.epochs_of(recipe), s.seed, s.runs, s.device, s.precision)
+        print(job.train())
+
+
+def trials(args: argparse.Namespace) -> None:
+    s = settings_of(args)
+    splits = splits_of(RECIPES["improved"], s, chosen=True)._replace(test=None)    # they choose
+    for name, recipe in TRIALS.items():
+        job = Job(recipe, splits, s.epochs or TRIAL_EPOCHS, s.seed, s.runs, s.device, s.precision)
+        run = job.train(Progress(name.replace("`", "")))
+        print(f"held-out loss {run.last['heldout_loss']:.1f}")
+
+
+def list_runs(args: argparse.Namespace) -> None:
+    """Prints every recipe, and under it the runs of that name; a damaged one is named."""
+    kept: dict[str, list[str]] = {}
+    for path in sorted(Path(args.runs).glob("*/run.json")):
+        try:
+            identity, history = read_identity(path.parent), read_history(path.parent)
+        except Damaged as trouble:
+            kept.setdefault("", []).append(str(trouble))
+            continue
+        last = f", loss {history[-1]['loss']:.1f}, KL {history[-1]['kl']:.1f}" if history else ""
+        kept.setdefault(identity["recipe"]["name"], []).append(
+            f"{path.parent.name}: {len(history)} of {identity['epochs']} epochs, "
+            f"seed {identity['seed']}, {identity['images']:,} images, "
+            f"{identity['precision']}{last}")
+    for name, recipe in RECIPES.items():
+        print(f"{name:12s} {recipe.data} {recipe.side}x{recipe.side}, {recipe.network} "
+              f"{'-'.join(map(str, recipe.widths))}, latent {recipe.latent}, "
+              f"{recipe.reconstruction}, {recipe.epochs} epochs, "
+              f"{count_parameters(build(recipe)):,} parameters")
+        for line in kept.pop(name, []):
+            print(f"             {line}")
+    for line in (line for lines in kept.values() for line in lines):
+        print(line)
+
+
+def check(args: argparse.Namespace) -> None:
+    if args.refresh:
+        for path in args.files or [submission.NOTEBOOK]:
+            submission.refresh(path)
+    submission.check(args.files)
+
+
+def clean(args: argparse.Namespace) -> None:
+    for path in args.files or [submission.NOTEBOOK]:
+        submission.clean(path)
+
+
+def html() -> str:
+    return submission.relative(export(submission.NOTEBOOK))
+
+
+def in_sentences(work: Callable[[], None]) -> int:
+    """Does the work; an interruption or a foreseen failure is one sentence. The exit status."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        print("\nstopped; finished epochs are kept, and the same command goes on from there",
+              file=sys.stderr)
+        return 130
+    except (DataError, NotebookError, ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

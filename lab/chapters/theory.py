@@ -1,0 +1,498 @@
+"""The theory questions: what KL, noise and price do, shown on five variants of a small VAE."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lab import measures
+from lab.probes import texture
+from lab.runs import Run
+from lab.session import Lab
+from lab.show import Figure, Table, finite
+from lab.training import decode_set, draw_images, draw_prior, encode_set, generator
+from vae_helpers import (
+    STYLES,
+    VAE,
+    as_pixels,
+    kl_divergence,
+    new_figure,
+    picture,
+    reconstruction_error,
+    tile,
+)
+
+DEMO = {"VAE": "small", "β = 0": "small-beta0", "autoencoder": "small-ae",
+        "averaged": "small-mean", "β = 0.1": "small-sharp"}
+IMAGES = 2_000          # test images whose codes are looked at
+
+# ---- Q1: cross-entropy as a density
+
+
+def log_of_levels(logits: Tensor) -> Tensor:
+    """ln of the sum over the 256 grey levels of exp(-cross-entropy), for each logit, in float64.
+
+    Without it cross-entropy is no density of grey pixels; the continuous Bernoulli has an integral
+    in its place (Loaiza-Ganem & Cunningham 2019).
+    """
+    a = logits.double().abs().clamp(min=1e-9)           # even in the logit
+
+    def log_sinh(t: Tensor) -> Tensor:
+        return t + torch.log(-torch.expm1(-2 * t)) - math.log(2)
+
+    return F.logsigmoid(-a) + a / 2 + log_sinh(a * 128 / 255) - log_sinh(a / 510)
+
+
+def bits_of(nats: Tensor, logits: Tensor) -> float:
+    """Bits for each value of a pixel: unnormalised nats per image (N,), and the normaliser."""
+    log_sum = log_of_levels(logits).flatten(1).sum(1)
+    return ((nats.double() + log_sum).mean() / (math.log(2) * logits[0].numel())).item()
+
+
+@torch.no_grad()
+def logits_at(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
+    """Logits (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
+    device = next(model.parameters()).device
+    return torch.cat([model.decode(part.to(device)).float().cpu() for part in z.split(batch)])
+
+
+def errors_at(model: VAE, images: Tensor, z: Tensor) -> Tensor:
+    """The reconstruction error of every uint8 image decoded from its latent vector, (N,)."""
+    return reconstruction_error(model.recipe, logits_at(model, z), as_pixels(images))
+
+
+def draw_codes(mu: Tensor, logvar: Tensor, draw: torch.Generator) -> Tensor:
+    """One draw from every posterior, (N, d)."""
+    return mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=draw)
+
+
+# ---- Q2: gradients
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """How far the mean of a is from that of b along b's mean, in standard errors; (n, d) each.
+
+    Row i of both comes from the same draw, so the error is that of their difference. Along one
+    direction because over all d the noise of the others would hide a difference.
+    """
+    along = F.normalize(b.double().mean(0), dim=0)                  # (d,)
+    mean, error = measures.mean_and_error((a.double() - b.double()) @ along)
+    return abs(mean) / error
+
+
+def variance_ratio(a: Tensor, b: Tensor) -> float:
+    """The summed variance of b's single draws over that of a's, (n, d) each."""
+    return (b.double().var(0).sum() / a.double().var(0).sum()).item()
+
+
+def pulls(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Generator,
+          n: int = 20) -> tuple[Tensor, Tensor]:
+    """What the reconstruction f pulls each posterior with, the mean over n draws, (N,) each:
+    -sum_j mu_j df/dz_j, towards larger means, and sum_j sigma_j eps_j df/dz_j, against noise."""
+    model, x = copy.deepcopy(model).cpu().requires_grad_(False), as_pixels(images)
+    outward, against = torch.zeros(2, len(mu))
+    for _ in range(n):
+        shift = (logvar / 2).exp() * torch.randn(mu.shape, generator=draw)
+        z = (mu + shift).requires_grad_()
+        error = reconstruction_error(model.recipe, model.decode(z), x).sum()
+        (slope,) = torch.autograd.grad(error, z)                    # (N, d)
+        outward -= (mu * slope).sum(1) / n
+        against += (shift * slope).sum(1) / n
+    return outward, against
+
+
+# ---- Q3: noise
+
+
+def noise_cost(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Generator,
+               n: int = 8) -> Tensor:
+    """E f(mu + sigma eps) - f(mu), the nats that the noise costs each reconstruction, (N,)."""
+    noisy = sum(errors_at(model, images, draw_codes(mu, logvar, draw)) for _ in range(n)) / n
+    return noisy - errors_at(model, images, mu)
+
+
+# ---- Q4: overlap
+
+
+def degrees_of_freedom(logvar: Tensor) -> float:
+    """sum_j (1 - sigma_j²), the mean over posteriors (N, d): a count without a threshold."""
+    return (1 - logvar.double().exp()).sum(1).mean().item()
+
+
+def posterior_distances(mu: Tensor, logvar: Tensor, block: int = 8) -> Tensor:
+    """-ln of the overlap of every two posteriors, (N, N), infinite between one and itself."""
+    variance, quarter = logvar.exp(), logvar.sum(1) / 4
+    found = torch.empty(len(mu), len(mu))
+    for i in range(0, len(mu), block):                  # a block of rows, from the diagonal on
+        rows = slice(i, i + block)
+        both = variance[rows, None] + variance[i:]
+        part = (mu[rows, None] - mu[i:]).square_().div_(both).mul_(0.25)
+        part = part.add_(both.div_(2).log_(), alpha=0.5).sum(-1)
+        part = part - quarter[rows, None] - quarter[i:]
+        found[rows, i:], found[i:, rows] = part, part.T
+    return found.fill_diagonal_(math.inf)
+
+
+def nearest_among(distances: Tensor, n: int) -> float:
+    """The median distance to the nearest one, where every n in a row are on their own."""
+    groups = [distances[i:i + n, i:i + n] for i in range(0, len(distances) - n + 1, n)]
+    return torch.cat([group.min(1).values for group in groups]).median().item()
+
+
+def overlap_and_change(model: VAE, mu: Tensor, logvar: Tensor,
+                       draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For pairs from near to far: -ln of the posteriors' overlap, and the root mean square change
+    of the decoding, (N,) each."""
+    order = torch.cdist(mu, mu).fill_diagonal_(-1.0).argsort(1)[:, 1:]      # itself comes first
+    most = torch.tensor(float(order.shape[1])).log()
+    rank = (torch.rand(len(mu), 1, generator=draw) * most).exp().long() - 1
+    other = order.gather(1, rank.clamp(min=0)).squeeze(1)
+    distance = measures.posterior_distance(mu, logvar, mu[other], logvar[other])
+    change = (decode_set(model, mu) - decode_set(model, mu[other])).square().mean((1, 2, 3)).sqrt()
+    return distance, change
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's, without ties."""
+    ranks = torch.stack([t.argsort().argsort().double() for t in (a, b)])
+    return torch.corrcoef(ranks)[0, 1].item()
+
+
+# ---- plots
+
+
+def plot_gradients(estimates: dict[str, Tensor]):
+    """Spread over draws (n,) of several estimators of one component of a gradient."""
+    figure, axes = new_figure(width=7, height=2.8)
+    axes.boxplot([v.numpy() for v in estimates.values()], orientation="horizontal", whis=(1, 99),
+                 tick_labels=list(estimates), showfliers=False, widths=0.6,
+                 medianprops={"color": STYLES["fc"][0]})
+    axes.set(xscale="symlog", title="One gradient, estimated from one draw in three ways",
+             xlabel="one draw's estimate of one component, nats per unit (symlog)")
+    return figure
+
+
+def plot_code(kl: Tensor, lines: dict[str, float], distance: Tensor, change: Tensor):
+    """KL by dimension, sorted (d,); change of decodings against distance of posteriors (n,)."""
+    figure, (left, right) = new_figure(2, width=9)
+    left.bar(range(1, len(kl) + 1), kl, width=1.0, color=STYLES["conv"][0])
+    for (label, at), dash in zip(lines.items(), ("--", ":"), strict=False):
+        left.axvline(at, color=STYLES["fc"][0], ls=dash, label=label)
+    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats",
+             title="What each dimension costs")
+    left.legend(fontsize=8)
+    right.scatter(distance, change, s=3, alpha=0.4, color=STYLES["conv"][0], linewidths=0)
+    right.set(xlabel="distance of the posteriors, −ln overlap", xscale="log",
+              ylabel="change of the decoding, RMS", title="The nearer two codes, the more alike")
+    return figure
+
+
+# ---- the chapter
+
+
+class Chapter:
+    """Q1 to Q4, and why the loss is summed; `scale` is the chapter of that name."""
+
+    def __init__(self, lab: Lab, scale):
+        self.lab, self.scale, self.keep = lab, scale, lab.found.keep
+
+    def _draw(self, *key) -> torch.Generator:
+        return generator("cpu", self.lab.settings.seed, *key)
+
+    @cached_property
+    def demo(self) -> dict[str, Run]:
+        """The five variants."""
+        return {label: self.lab.train(name, log=False) for label, name in DEMO.items()}
+
+    @cached_property
+    def images(self) -> Tensor:
+        return self.lab.cifar.test.images[:IMAGES]
+
+    @cached_property
+    def codes(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """mu and logvar (N, d) of the first test images, for every variant."""
+        return {label: encode_set(run.model, self.images) for label, run in self.demo.items()}
+
+    @cached_property
+    def kl(self) -> dict[str, Tensor]:
+        """KL of the codes, (N, d), for every variant that has one."""
+        return {label: kl_divergence(*code) for label, code in self.codes.items()
+                if self.demo[label].recipe.noise}
+
+    @cached_property
+    def distances(self) -> dict[str, Tensor]:
+        """-ln overlap of every two posteriors, (N, N), for three weights of the KL."""
+        return {label: posterior_distances(*self.codes[label])
+                for label in ("VAE", "β = 0.1", "β = 0")}
+
+    def models(self) -> Table:
+        """What differs between the five, and where they end on the test images."""
+        floor, rows = self.scale.cifar.test_floor, []
+        for label, run in self.demo.items():
+            recipe, end = run.recipe, run.chosen
+            rows.append({"variant": label, "recipe": f"`{recipe.name}`",
+                         "weight of the KL": recipe.beta if recipe.noise else None,
+                         "noise": "yes" if recipe.noise else "no", "epochs": len(run.history),
+                         "reconstruction above the floor": end["test_reconstruction"] - floor,
+                         "KL": end["test_kl"] if recipe.noise else None})
+        return Table(rows, {"weight of the KL": ",g", "reconstruction above the floor": ".1f",
+                            "KL": ",.1f"})
+
+    # ---- Q1
+
+    def kl_twice(self, n: int = 50, draws: int = 2_000) -> Table:
+        """The KL in closed form and by draws, of single posteriors and of their mixture."""
+        rows = []
+        for label, key in (("VAE", "q1"), ("β = 0", "q1.beta0")):
+            mu, logvar = self.codes[label]
+            closed = self.kl[label][:n].sum(1).mean().item()
+            sampled, error = measures.kl_monte_carlo(mu[:n], logvar[:n], draws, self._draw("Q1"))
+            mixture = measures.kl_gaussian_to_standard(*measures.aggregate_posterior(mu, logvar))
+            every, run = self.kl[label].sum(1).mean().item(), self.demo[label]
+            self.keep(f"{key}.closed", closed, "nats", run, f"{n} test images")
+            self.keep(f"{key}.sampled", sampled, "nats", run, f"{draws} draws each")
+            self.keep(f"{key}.kl", every, "nats", run, f"{len(mu)} test images")
+            rows.append({"model": label, f"KL of {n} posteriors": closed,
+                         f"by {draws:,} draws": finite(sampled), "±": finite(error),
+                         f"KL of {len(mu):,} posteriors": every,
+                         "of a Gaussian with their mixture's mean and covariance":
+                             self.keep(f"{key}.mixture", mixture, "nats", run)})
+        return Table(rows, dict.fromkeys(rows[0], ",.1f") | {
+            f"KL of {n} posteriors": ",.3f", f"by {draws:,} draws": ",.3f", "±": ".3f"})
+
+    def density(self) -> Table:
+        """Cross-entropy normalised over the 256 grey levels, in bits for each value of a pixel."""
+        run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
+        logits = logits_at(run.model, draw_codes(mu, logvar, self._draw("bits")))
+        nats = (reconstruction_error(run.recipe, logits, as_pixels(self.images))
+                + self.kl["VAE"].sum(1))
+        mean = self.scale.cifar.spectrum.mean.clamp(1 / 510, 1 - 1 / 510)
+        mean = torch.logit(mean).view(1, *self.images.shape[1:])        # half a level from 0 and 1
+        without = reconstruction_error(run.recipe, mean.expand(self.images.shape),
+                                       as_pixels(self.images).double())
+        self.keep("q1.bits", bits_of(nats, logits), "bits", run, "at most")
+        self.keep("q1.bits_mean_image", bits_of(without, mean), "bits")
+        words = {"uniform": 8.0, "mean image": bits_of(without, mean),
+                 "VAE, by the ELBO: at most": bits_of(nats, logits)}
+        return Table([{"distribution over 256 levels": name, "bits for each value": finite(bits)}
+                      for name, bits in words.items()], {"bits for each value": ".2f"})
+
+    def beta_zero(self) -> Figure:
+        """The same draws from N(0, I) decoded by the VAE and by the model trained without KL."""
+        z = draw_prior(32, self.demo["VAE"].recipe.latent, self.lab.settings.seed)
+        panels = {label: tile(decode_set(self.demo[label].model, z), 8)
+                  for label in ("VAE", "β = 0")}
+        return self.lab.figure(picture(panels, "32 draws from N(0, I), trained with the KL and "
+                                       "without"), "q1-beta-zero",
+                               "32 samples from N(0, I) of the VAE, dim and blurred, and of the "
+                               "model trained with β = 0, gaudy and without form", picture=True)
+
+    # ---- Q2
+
+    @cached_property
+    def gradients(self) -> measures.Gradients:
+        """Estimates of the reconstruction's gradient for the first test image, from 2,000 draws."""
+        run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
+        model, x = copy.deepcopy(run.model).cpu(), as_pixels(self.images[:1])
+
+        def cost(z: Tensor) -> Tensor:
+            return reconstruction_error(run.recipe, model.decode(z), x.expand(len(z), -1, -1, -1))
+
+        return measures.pathwise_and_score_gradients(cost, mu[0], logvar[0], 2_000,
+                                                     self._draw("Q2"))
+
+    @property
+    def estimators(self) -> dict[str, Tensor]:
+        """The three estimators' draws, (n, d) each."""
+        draws = self.gradients
+        return {"pathwise": draws.pathwise, "score function, baseline": draws.score_with_baseline,
+                "score function": draws.score}
+
+    def gradient_spread(self) -> Figure:
+        """Single draws of all three, in the dimension whose gradient is largest."""
+        dim = self.gradients.pathwise.mean(0).abs().argmax()
+        draws = {name.replace(", ", "\n"): g[:, dim] for name, g in self.estimators.items()}
+        return self.lab.figure(plot_gradients(draws), "q2-gradients",
+                               "Spread of single-draw gradient estimates, narrow for pathwise, "
+                               "wider for the score function with a baseline, widest without")
+
+    def gradient_table(self) -> Table:
+        """Variances, and how far the means of the same draws are from the pathwise ones."""
+        pathwise, rows = self.gradients.pathwise, []
+        for name, draws in self.estimators.items():
+            gap, doubled = ((None, None) if draws is pathwise else
+                            (apart(draws, pathwise), apart(2 * draws, pathwise)))
+            rows.append({"estimator": name,
+                         "variance, pathwise = 1": variance_ratio(pathwise, draws),
+                         "means apart, standard errors": gap, "if its mean were doubled": doubled})
+        for key, row in zip(("ratio_baseline", "ratio"), rows[1:], strict=True):
+            self.keep(f"q2.{key}", row["variance, pathwise = 1"], "", self.demo["VAE"])
+        self.keep("q2.apart", rows[1]["means apart, standard errors"], "standard errors",
+                  self.demo["VAE"], "with the baseline")
+        self.keep("q2.apart_doubled", rows[1]["if its mean were doubled"], "standard errors",
+                  self.demo["VAE"], "with the baseline")
+        return Table(rows, {"variance, pathwise = 1": ",.0f", "if its mean were doubled": ".1f",
+                            "means apart, standard errors": ".1f"})
+
+    def balance(self, n: int = 1_000) -> Table:
+        """The reconstruction's mean gradients beside the KL's, which they balance at an optimum."""
+        run, images = self.demo["VAE"], self.lab.cifar.train.images[:n]
+        mu, logvar = encode_set(run.model, images)
+        outward, against = pulls(run.model, images, mu, logvar, self._draw("balance"))
+        known = {"slope": ("along μ", outward, mu.square().sum(1)),
+                 "slope_sigma": ("along σ", against, (1 - logvar.exp()).sum(1))}
+        rows = []
+        for key, (name, pull, answer) in known.items():
+            level, (_, error) = answer.mean().item(), measures.mean_and_error(pull - answer)
+            ratio = pull.mean().item() / level
+            self.keep(f"q2.{key}", ratio, "", run, f"{n} training images; known answer 1")
+            self.keep(f"q2.{key}_error", error / abs(level), "", run)
+            rows.append({"direction": name, "reconstruction, pathwise": pull.mean().item(),
+                         "KL": level, "ratio": finite(ratio), "±": finite(error / abs(level))})
+        return Table(rows, {"reconstruction, pathwise": ".1f", "KL": ".1f", "ratio": ".2f",
+                            "±": ".2f"})
+
+    # ---- Q3
+
+    def noise(self) -> Table:
+        """What the noise costs the reconstruction, beside half of β for each degree of freedom."""
+        rows = []
+        for label, key in (("VAE", "q3"), ("β = 0.1", "q3.sharp"), ("β = 0", "q3.beta0")):
+            run, (mu, logvar) = self.demo[label], self.codes[label]
+            draw = self._draw("noise", label)
+            cost = noise_cost(run.model, self.images, mu, logvar, draw)
+            mean, error = measures.mean_and_error(cost)
+            freedom = degrees_of_freedom(logvar)
+            self.keep(f"{key}.noise", mean, "nats", run)
+            self.keep(f"{key}.noise_known", run.recipe.beta / 2 * freedom, "nats", run,
+                      "to second order")
+            rows.append({"model": label, "β": run.recipe.beta, "degrees of freedom": freedom,
+                         "noise costs": finite(mean), "±": finite(error),
+                         "β/2 for each degree": run.recipe.beta / 2 * freedom})
+        return Table(rows, {"β": "g", "degrees of freedom": ".1f", "noise costs": ".2f",
+                            "±": ".2f", "β/2 for each degree": ".2f"})
+
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        """As many samples as there are test images, by model and density."""
+        n, seed = len(self.lab.cifar.test), self.lab.settings.seed
+        model = {label: run.model for label, run in self.demo.items()}
+        fitted = measures.gaussian_fit(self.codes["autoencoder"][0])
+        return {"VAE, N(0, I)": draw_images(model["VAE"], n, seed),
+                "autoencoder, N(0, I)": draw_images(model["autoencoder"], n, seed),
+                "autoencoder, fitted Gaussian": draw_images(model["autoencoder"], n, seed, fitted),
+                "β = 0, N(0, I)": draw_images(model["β = 0"], n, seed)}
+
+    def autoencoder(self) -> Figure:
+        """Samples of the VAE and of the autoencoder, from the prior and from its own density."""
+        panels = {name: tile(images[:24], 6) for name, images in list(self.samples.items())[:3]}
+        return self.lab.figure(picture(panels, "The same layers, with and without noise in the "
+                                       "code"), "q3-autoencoder",
+                               "24 samples each of the VAE and of the autoencoder from N(0, I) and "
+                               "from a Gaussian fitted to its codes", picture=True)
+
+    def sample_table(self) -> Table:
+        """A Fréchet distance of the samples, and their texture; real images beside them."""
+        judge, train = self.lab.judge, self.lab.cifar.train.images[:len(self.lab.cifar.test)]
+        mean = self.scale.cifar.spectrum.mean.float().view(1, *train.shape[1:])
+        rows = [{"images": "training images", judge.name: judge.floor, **texture(train)},
+                {"images": "their mean", judge.name: judge.ceiling, **texture(mean)}]
+        keys = {"vae": "VAE", "ae": "autoencoder", "ae_fitted": "autoencoder", "beta0": "β = 0"}
+        for (key, label), (name, images) in zip(keys.items(), self.samples.items(), strict=True):
+            row = {"images": name, judge.name: judge.distance(images), **texture(images)}
+            self.keep(f"q3.fd.{key}", row[judge.name], "", self.demo[label], judge.name)
+            self.keep(f"q3.texture.{key}", row["neighbour correlation"], "", self.demo[label])
+            rows.append(row | {judge.name: finite(row[judge.name])})
+        self.keep("q3.fd.real", judge.floor, "", note=judge.name)
+        self.keep("q3.texture.real", rows[0]["neighbour correlation"])
+        self.keep("q3.judge_accuracy", judge.accuracy, "of the test labels")
+        return Table(rows, {judge.name: ".3g", "neighbour correlation": ".2f",
+                            "sharpness, thousandths": ".2f"})
+
+    # ---- Q4
+
+    def code(self) -> Figure:
+        """KL by dimension, and how far pairs of test images decode apart by their overlap."""
+        run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
+        distance, change = overlap_and_change(run.model, mu, logvar, self._draw("pairs"))
+        self.keep("q4.rank_correlation", rank_correlation(distance, change), "", run)
+        linear = measures.linear_optimum(self.scale.cifar.spectrum, run.recipe.sigma2, mu.shape[1])
+        lines = {"degrees of freedom": degrees_of_freedom(logvar),
+                 "the same, linear model": linear.dof}
+        kl = self.kl["VAE"].mean(0).sort(descending=True).values
+        return self.lab.figure(plot_code(kl, lines, distance, change), "q4-smoothness",
+                               "Left: KL by latent dimension, sorted, and two counts of degrees of "
+                               "freedom. Right: decodings differ more the less two "
+                               "posteriors overlap")
+
+    def price(self) -> Table:
+        """What the weight of the KL does to the code, beside the linear prediction."""
+        spectrum, rows = self.scale.cifar.spectrum, []
+        for label, key in (("VAE", "q4"), ("β = 0.1", "q4.sharp"), ("β = 0", "q4.beta0")):
+            run, kl = self.demo[label], self.kl[label]
+            linear = None
+            if run.recipe.sigma2:
+                linear = measures.linear_optimum(spectrum, run.recipe.sigma2, kl.shape[1]).dof
+                self.keep(f"{key}.dof_linear", linear, "", run)
+            units = {t: measures.active_units(kl, t) for t in (0.01, 0.1)}
+            self.keep(f"{key}.active", units[0.01], "dimensions", run, "above 0.01 nats")
+            self.keep(f"{key}.active_tenth", units[0.1], "dimensions", run, "above 0.1 nats")
+            near = nearest_among(self.distances[label], len(kl))
+            rows.append({"model": label, "KL": kl.sum(1).mean().item(),
+                         "dimensions above 0.01 nats": units[0.01], "above 0.1": units[0.1],
+                         "degrees of freedom": self.keep(
+                             f"{key}.dof", degrees_of_freedom(self.codes[label][1]), "", run),
+                         "linear prediction": linear,
+                         "−ln overlap with the nearest": self.keep(
+                             f"{key}.near", near, "nats", run, f"median of {len(kl)} test images")})
+        return Table(rows, {"KL": ",.1f", "degrees of freedom": ".1f", "linear prediction": ".1f",
+                            "−ln overlap with the nearest": ",.1f"})
+
+    def crowding(self) -> Table:
+        """How near the nearest posterior is among more and more images."""
+        total, rows = len(self.images), []
+        for n in (total // 8, total // 4, total // 2, total):
+            row = {"images": n, "ln N": math.log(n)}
+            for label in ("VAE", "β = 0.1"):
+                row[label] = finite(nearest_among(self.distances[label], n))
+            self.keep(f"q4.near_of_{n}", row["VAE"], "nats", self.demo["VAE"], "median")
+            rows.append(row)
+        self.keep("q4.ln_n", math.log(total), "nats", note=f"of {total} test images")
+        kl = self.kl["VAE"].sum(1).mean().item()
+        self.keep("q4.mixture_from_prior", kl - math.log(total), "nats", self.demo["VAE"],
+                  "at least, of the test images' posteriors")
+        return Table(rows, {"ln N": ".1f", "VAE": ".1f", "β = 0.1": ".1f"})
+
+    # ---- why the loss is summed
+
+    def averaging(self) -> Table:
+        """What averaging one term or both makes of the KL's weight, and of the code."""
+        small, spectrum = self.demo["VAE"].recipe, self.scale.cifar.spectrum
+        cases = {"both summed": "VAE", "no KL": "β = 0", "reconstruction averaged": "averaged",
+                 "both averaged": small.pixels / small.latent, "KL averaged": 1 / small.latent}
+        rows = [self._averaged(name, case) for name, case in cases.items()]
+        for key, label in (("small", "VAE"), ("averaged", "averaged"), ("beta0", "β = 0")):
+            self.keep(f"{key}.kl", self.kl[label].sum(1).mean(), "nats", self.demo[label])
+        self.keep("averaged.sigma2", self.demo["averaged"].recipe.sigma2)
+        self.keep("averaged.largest_eigenvalue", spectrum.eigenvalues[0])
+        return Table(rows, {"weight of the KL": ",.4g", "σ²": ",.4g", "KL, nats": ",.1f",
+                            "reconstruction above the floor": ".1f"})
+
+    def _averaged(self, name: str, case: str | float) -> dict:
+        """A row for a trained variant, or for a weight of the KL in closed form only."""
+        run = self.demo.get(case)
+        recipe = run.recipe if run else self.demo["VAE"].recipe.but(beta=case)
+        best = recipe.sigma2 and measures.linear_optimum(self.scale.cifar.spectrum, recipe.sigma2,
+                                                         recipe.latent)
+        above = run and run.chosen["test_reconstruction"] - self.scale.cifar.test_floor
+        return {"loss": name if run else f"{name}: closed form only",
+                "weight of the KL": recipe.beta, "σ²": recipe.sigma2,
+                "directions above σ²": best.active if best else None,
+                "KL, nats": self.kl[case].sum(1).mean().item() if run else None,
+                "units above 0.01 nats": measures.active_units(self.kl[case]) if run else None,
+                "reconstruction above the floor": above}

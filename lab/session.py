@@ -1,0 +1,178 @@
+"""The notebook's session: its parameters, images, jobs, findings and figures in one object."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from data import Splits, load_splits
+from lab.judge import Judge
+from lab.recipes import RECIPES, check_settings
+from lab.runs import Job, Run
+from lab.show import Figure, Findings, Gallery, Progress, Table
+from lab.training import choose_device, choose_precision, usable
+from vae_helpers import Recipe
+
+
+class Lab:
+    """What all chapters share. A training goes by a label: the recipe, and what differs from it."""
+
+    # What a default run trains; everything else is loaded where it is finished, or trained with
+    # EXTENSIONS.
+    DEFAULT = ("small", "small-beta0", "small-ae", "small-mean", "small-sharp",
+               "fc", "conv", "improved", "celeba64")
+
+    def __init__(self, namespace: dict):
+        self.settings = check_settings(namespace)
+        self.found = Findings()
+        self.runs: dict[str, Run] = {}
+        self._splits: dict[tuple, Splits] = {}
+
+    # ---- images
+
+    def splits(self, recipe: Recipe, crop: bool = True) -> Splits:
+        """The images that a recipe trains on, read once."""
+        key = recipe.data, recipe.side, bool(recipe.patience), crop
+        if key not in self._splits:
+            progress = Progress(f"{recipe.data}, {recipe.side}×{recipe.side}")
+            self._splits[key] = load_splits(
+                recipe.data, recipe.side, chosen=bool(recipe.patience), crop=crop,
+                progress=progress.files, **self.settings.sources)
+            progress.done()
+        return self._splits[key]
+
+    @cached_property
+    def cifar(self) -> Splits:
+        return self.splits(RECIPES["conv"])
+
+    @cached_property
+    def faces(self) -> Splits:
+        return self.splits(RECIPES["celeba64"])
+
+    @cached_property
+    def permuted(self) -> Splits:
+        """CIFAR-10 under one fixed permutation of its pixel positions."""
+        return self.cifar.permuted(self.settings.seed)
+
+    def banner(self) -> Table:
+        """Where the images come from, what this run covers, and where its figures go."""
+        sets = [s for splits in (self.cifar, self.faces) for s in (splits.train, splits.test)]
+        real = all(s.real for s in sets)
+        kind = "Real images" if real else "**Drawn stand-ins, not the real datasets**"
+        cover = ("the full run" if self.settings.full
+                 else "a shortened run, whose numbers are not those of the prose")
+        where = self.gallery.folder.as_posix()
+        rows = [{"set": s.name, "split": s.split, "images": len(s), "source": s.source,
+                 "fingerprint": f"`{s.fingerprint}`"} for s in sets]
+        return Table(rows, caption=f"{kind}; {cover}. Figures go to `{where}`; {self._how()}.")
+
+    def _how(self) -> str:
+        """The precision that models are evaluated in, where it is not the one they had."""
+        device = choose_device(self.settings.device)
+        slow = choose_precision("bf16", device) != usable("bf16", device)
+        return ("what was trained in bf16 is evaluated in fp32, as this machine has no bf16"
+                if slow else "each model is evaluated as it was trained")
+
+    # ---- trainings
+
+    def job(self, name: str | Recipe, splits: Splits | None = None, seed: int = 0,
+            epochs: int = 0) -> Job:
+        """The training of a recipe with the notebook's parameters; `seed` is added to SEED."""
+        recipe, s = RECIPES[name] if isinstance(name, str) else name, self.settings
+        return Job(recipe, splits or self.splits(recipe), epochs or s.epochs_of(recipe),
+                   s.seed + seed, s.runs, s.device, s.precision)
+
+    def train(self, name: str, splits: Splits | None = None, log: bool = True) -> Run:
+        """A recipe that every run trains, or loads; its epochs are logged."""
+        return self._done(name, self.job(name, splits), log)
+
+    def optional(self, label: str, job: Job) -> Run | None:
+        """A training that is loaded where it is finished, done with EXTENSIONS, else left out."""
+        if self.settings.extensions or job.finished:
+            return self._done(label, job, log=False)
+        return None
+
+    def _done(self, label: str, job: Job, log: bool) -> Run:
+        if label not in self.runs:
+            how = f"{label}: {job.epochs} epochs, {len(job.splits.train):,} images"
+            self.runs[label] = job.train(Progress(how, log=log))
+        return self.runs[label]
+
+    def extensions(self) -> dict[str, Job]:
+        """The trainings beyond the default ones, by label."""
+        job, n = self.job, self.settings
+        again = max(3 * n.epochs_of(RECIPES["conv"]), 2)
+        return {"conv, permuted": job("conv", self.permuted),
+                "fc, permuted": job("fc", self.permuted),
+                "fc, seed 1": job("fc", seed=1), "fc, seed 2": job("fc", seed=2),
+                "conv, seed 1": job("conv", seed=1), "fc-wide": job("fc-wide"),
+                f"conv, {again} epochs": job("conv", epochs=again)}
+
+    def plan(self) -> Table:
+        """Which trainings lie in RUNS already, and how long the others would take here."""
+        jobs = {name: (self.job(name), "always") for name in self.DEFAULT}
+        jobs |= {label: (job, "EXTENSIONS") for label, job in self.extensions().items()}
+        rows = []
+        for label, (job, by) in jobs.items():
+            history = job.history
+            rows.append({"training": label, "trained": by, "images": len(job.splits.train),
+                         "epochs": job.epochs, "done": len(history),
+                         "minutes taken": sum(h["seconds"] for h in history) / 60,
+                         "minutes to go": job.minutes_left})
+        for by in ("always", "EXTENSIONS"):
+            some = [row for row in rows if row["trained"] == by]
+            total = {key: sum(row[key] for row in some)
+                     for key in ("minutes taken", "minutes to go")}
+            rows.append({"training": "**in all**", "trained": by, "images": None, "epochs": None,
+                         "done": None, **total})
+        return Table(rows, {"minutes taken": ".1f", "minutes to go": ".1f"})
+
+    def trainings(self) -> list[dict]:
+        """What results.json keeps of every training that was used."""
+        return [{"training": label, "recipe": run.recipe.name, "images": run.identity["images"],
+                 "seed": run.identity["seed"], "epochs": len(run.history),
+                 "chosen": run.chosen["epoch"], "minutes": run.seconds / 60,
+                 "images_per_second": run.identity["images"] / run.pace, "device": run.device,
+                 "precision": run.precision, "run": run.hash}
+                for label, run in self.runs.items()]
+
+    # ---- judges, figures, results
+
+    def _judge(self, name: str, splits: Splits) -> Judge:
+        s = self.settings
+        device, progress = choose_device(s.device), Progress(f"the classifier behind {name}")
+        made = Judge(name, splits.train, splits.test, runs=s.runs, device=device,
+                     bf16=usable(choose_precision(s.precision, device), device) == "bf16",
+                     epochs=min(s.epochs or 5, 5), seed=s.seed, progress=progress.files)
+        progress.done()
+        return made
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Fréchet distances to CIFAR-10's test images."""
+        return self._judge("FD-CIFAR", self.cifar)
+
+    @cached_property
+    def face_judge(self) -> Judge:
+        """Fréchet distances to the test faces."""
+        return self._judge("FD-CelebA", self.faces)
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """FIGURES for a full run on real images or where it was asked for; else beside the runs."""
+        s = self.settings
+        earned = s.full and self.cifar.train.real and self.faces.train.real
+        asked = s.figures != "figures"
+        return Gallery(s.figures if earned or asked else Path(s.runs) / "figures")
+
+    def figure(self, drawn, name: str, alt: str, picture: bool = False) -> Figure:
+        """A figure kept under its number and name; it shows itself."""
+        return self.gallery.keep(drawn, name, alt, picture)
+
+    def write(self) -> Table:
+        """Writes results.json beside the figures; what it holds."""
+        path = self.gallery.folder / "results.json"
+        trainings = self.trainings()
+        self.found.write(path, trainings)
+        return Table([{"file": f"`{path.as_posix()}`", "findings": len(self.found),
+                       "trainings": len(trainings)}])

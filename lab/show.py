@@ -1,0 +1,231 @@
+"""What is shown and what is kept of it: tables, figures with alt text, findings, progress."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import io
+import math
+import platform
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+from lab.files import write_atomically, write_json
+
+# ---- tables
+
+
+class Table:
+    """Rows of numbers, names and gaps (None), shown with one format for each column."""
+
+    def __init__(self, rows: list[dict], formats: dict[str, str] | None = None, caption: str = ""):
+        self.rows, self.formats, self.caption = rows, formats or {}, caption
+
+    def column(self, name: str) -> list:
+        return [row[name] for row in self.rows]
+
+    def cells(self) -> list[list[str]]:
+        """The heads, then every row, as they are shown."""
+        heads = list(self.rows[0]) if self.rows else []
+        return [heads] + [[self._cell(row[head], head) for head in heads] for row in self.rows]
+
+    def _cell(self, value, head: str) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, tuple):                    # several numbers of one kind
+            return ", ".join(self._cell(v, head) for v in value)
+        return number(value, self.formats.get(head, "")) if is_number(value) else str(value)
+
+    def _repr_markdown_(self) -> str:
+        if not self.rows:
+            return self.caption
+        heads, *rows = self.cells()
+        right = [any(map(is_number, values)) and all(v is None or is_number(v) for v in values)
+                 for values in map(self.column, heads)]
+        lines = [heads, ["---:" if r else "---" for r in right], *rows]
+        table = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |"
+                          for line in lines)
+        return f"{self.caption}\n\n{table}" if self.caption else table
+
+    def __repr__(self):
+        cells = self.cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+                 for line in cells if line]
+        return "\n".join([self.caption] * bool(self.caption) + lines)
+
+
+def is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def finite(value) -> float | None:
+    """The number, or None where there is none."""
+    value = value.item() if isinstance(value, (torch.Tensor, np.generic)) else value
+    return value if is_number(value) and math.isfinite(value) else None
+
+
+def number(value: float, spec: str = "") -> str:
+    """A number in words of a table: `spec` as in format(), a real minus, a space before %."""
+    spec = spec or ("," if isinstance(value, int) else ".3g")
+    return format(value, spec).replace("-", "−").replace("%", " %")
+
+
+# ---- findings
+
+
+class Findings(Mapping):
+    """Named numbers of this run, each with its unit and the run that it came from."""
+
+    def __init__(self):
+        self.kept: dict[str, dict] = {}
+
+    def add(self, name: str, value: float, unit: str = "", run=None, note: str = "") -> float:
+        """Keeps a finite number under a name, and hands it on."""
+        if finite(value) is None:
+            raise ValueError(f"the finding {name} must be a finite number, not {value!r}")
+        self.kept[name] = {"value": finite(value), "unit": unit, "run": getattr(run, "hash", run),
+                           "note": note}
+        return finite(value)
+
+    def keep(self, name: str, value, unit: str = "", run=None, note: str = "") -> float | None:
+        """The same where there is a finite number; that number, or None."""
+        return None if finite(value) is None else self.add(name, value, unit, run, note)
+
+    def __getitem__(self, name: str) -> float:
+        return self.kept[name]["value"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def write(self, path: Path, trainings: list[dict]) -> None:
+        """results.json: the findings, the trainings behind them, and the versions."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"findings": self.kept, "trainings": trainings, "versions": {
+            "python": platform.python_version(), "torch": torch.__version__,
+            "numpy": np.__version__}})
+
+
+# ---- figures
+
+
+class Figure:
+    """A drawn figure, its file's content and its alt text; it shows itself."""
+
+    def __init__(self, data: bytes, kind: str, alt: str, width: int):
+        self.data, self.kind, self.alt, self.width = data, kind, alt, width
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        data = {self.kind: base64.b64encode(self.data).decode(), "text/plain": self.alt}
+        return data, {self.kind: {"alt": self.alt, "width": self.width}}
+
+    def __repr__(self):
+        return self.alt
+
+
+class Gallery:
+    """Keeps figures in a folder, numbered as in the text."""
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.count = Path(folder), 0
+
+    def keep(self, figure, name: str, alt: str, picture: bool = False) -> Figure:
+        """A matplotlib figure drawn, kept and closed; pictures keep all their colours."""
+        for axes in figure.axes:
+            title = axes.get_title(loc="left") or axes.get_title()
+            axes.set_title("")
+            axes.set_title(title, loc="left", fontsize=11, weight="bold")
+        drawn, file = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, dpi=figure.dpi, facecolor="white")
+        plt.close(figure)
+        image = Image.open(drawn).convert("RGB")
+        if picture:
+            image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
+        else:
+            image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        self.count += 1
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self.count:02d}-{name}.{'jpg' if picture else 'png'}"
+        write_atomically(path, lambda out: out.write(file.getvalue()))
+        return Figure(file.getvalue(), "image/jpeg" if picture else "image/png", alt, image.width)
+
+
+# ---- source
+
+
+class Source:
+    """The source text of functions and classes, so that what is read is what ran."""
+
+    def __init__(self, *objects):
+        self.texts = [textwrap.dedent(inspect.getsource(o)).rstrip() for o in objects]
+
+    def _repr_markdown_(self) -> str:
+        return "\n".join(f"```python\n{text}\n```" for text in self.texts)
+
+    def __repr__(self):
+        return "\n\n".join(self.texts)
+
+
+# ---- progress
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class Progress:
+    """A live line, at most once a second, and a log that stays.
+
+    In Jupyter the live line is one display that ends on the text it began with, so that what is
+    stored does not depend on speed; in a terminal it is overwritten, and elsewhere not shown.
+    """
+
+    def __init__(self, head: str, log: bool = True):
+        self.head, self.log, self.shown, self.handle = head, log, 0.0, None
+        if in_notebook():
+            from IPython.display import Pretty, display
+            self.handle = display(Pretty(head), display_id=True)
+        else:
+            print(head, flush=True)
+
+    def tick(self, text: str) -> None:
+        """Shows the text for the time being."""
+        if time.monotonic() - self.shown >= 1:
+            self.shown = time.monotonic()
+            self._live(text)
+
+    def files(self, done: int, total: int, what: str) -> None:
+        """What `data.load` and the judge report while they take long."""
+        self.tick(f"{what}: {done:,} of {total:,}")
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self.log:
+            self._live("", end="\r")
+            print(text, flush=True)
+
+    def done(self) -> None:
+        self._live(self.head if self.handle else "", end="\r")
+
+    def _live(self, text: str, end: str = "") -> None:
+        if self.handle:
+            from IPython.display import Pretty
+            if text:
+                self.handle.update(Pretty(text))
+        elif sys.stdout.isatty():
+            print("\r\033[K" + text, end=end, flush=True)

@@ -1,0 +1,400 @@
+"""The submission's files: the notebook executed, cleaned, checked and filled in, and README.
+
+`python -m lab run`, `full`, `check` and so on call the functions of these names.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+from lab.files import write_atomically
+from lab.prose import NotebookError, stale_in, with_numbers, with_results
+from lab.recipes import check_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "MZ_VAE_Assignment.ipynb"
+README = ROOT / "README.md"
+RESULTS = ROOT / "figures" / "results.json"
+QUICK = ROOT / "runs" / "quick"
+FULL = ROOT / "runs" / "full"
+LARGEST = 8_000_000  # bytes: code-hosting sites stop showing notebooks somewhere above
+LONGEST = 8          # lines of a code cell: what is longer belongs into a module
+
+
+def relative(path: Path) -> str:
+    """`path` as a reader types it in the repository."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def write(path: Path, text: str) -> None:
+    """Puts `text` in the place of the file at once."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """The notebook in the fourth format, valid."""
+    nb = nbformat.read(path, as_version=4)
+    nbformat.validate(nb)
+    return nb
+
+
+def write_notebook(path: Path, nb: NotebookNode) -> None:
+    """Puts a valid notebook in the place of the one at `path`."""
+    nbformat.validate(nb)
+    write(path, nbformat.writes(nb) + "\n")
+
+
+# ---- parameters
+
+def tags(cell: NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def tagged(nb: NotebookNode, tag: str) -> list[NotebookNode]:
+    """The cells of `nb` that carry `tag`."""
+    return [cell for cell in nb.cells if tag in tags(cell)]
+
+
+def defaults(nb: NotebookNode) -> dict[str, Any]:
+    """The parameters and their values, read from the one cell tagged `parameters`.
+
+    papermill, given none such cell or two, goes on with values that nobody asked for.
+    """
+    cells = tagged(nb, "parameters")
+    if len(cells) != 1:
+        raise NotebookError(f"{len(cells)} cells are tagged `parameters`: tag exactly one")
+    lines = [node for node in ast.parse(cells[0].source).body
+             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return {node.target.id: ast.literal_eval(node.value) for node in lines}
+
+
+def settings(nb: NotebookNode, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with `overrides` in place; a name that is no parameter is refused."""
+    known = defaults(nb)
+    if unknown := [name for name in overrides if name not in known]:
+        raise NotebookError(f"{', '.join(unknown)}: no such parameter among {', '.join(known)}")
+    return known | overrides
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """The parameters that a YAML file sets."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+# ---- execution
+
+class Heard(logging.Filter):
+    """Of what papermill logs, the notebook's text: no names of objects, nor what a bar shows."""
+
+    def __init__(self, bar: bool) -> None:
+        super().__init__()
+        told = ["Executing"] if bar else []
+        self.unheard = ("<", "Input", "Output", "Working", "Ending Cell", *told)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().rstrip(), ()
+        return bool(record.msg) and not record.msg.startswith(self.unheard)
+
+
+def execute(source: Path, output: Path, overrides: dict[str, Any] | None = None,
+            cwd: Path | None = None) -> float:
+    """The seconds that the notebook `source` took, executed in `cwd` into `output`.
+
+    Names and values that the notebook would not accept are refused before anything starts.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from nbconvert.filters import strip_ansi
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    check_settings(settings(read_notebook(source), overrides or {}))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    bar = listen("papermill")
+    start = time.perf_counter()
+    try:
+        with logging_redirect_tqdm():
+            papermill.execute_notebook(
+                str(source), str(output), overrides or {}, cwd=str(cwd or ROOT),
+                kernel_name="python3", progress_bar=bar, log_output=True,
+                extra_arguments=["--log-level=CRITICAL"])  # of the kernel, not of its cells
+    except papermill.PapermillExecutionError as error:
+        traceback = "\n".join(error.traceback)
+        print(traceback if bar else strip_ansi(traceback), file=sys.stderr)
+        raise NotebookError(f"Cell [{error.exec_count}] failed with {error.ename}: {error.evalue} "
+                            f"(up to there: {output})") from error
+    except DeadKernelError as error:
+        raise NotebookError("The notebook's Python died, most likely for want of memory: "
+                            "set TRAIN_LIMIT, or close other programs") from error
+    return time.perf_counter() - start
+
+
+def listen(name: str) -> bool:
+    """Whether a terminal is there to draw a bar on; the logger `name` then speaks beside it."""
+    bar = sys.stderr.isatty()
+    logging.basicConfig(format="%(message)s")
+    log = logging.getLogger(name)
+    log.setLevel(logging.INFO)
+    log.filters = [Heard(bar)]
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else a starting kernel may warn
+    return bar
+
+
+def run() -> None:
+    """Executes the notebook quickly, from nothing, into runs/quick/."""
+    shutil.rmtree(QUICK, ignore_errors=True)  # what an earlier run trained would be loaded
+    output = QUICK / NOTEBOOK.name
+    seconds = execute(NOTEBOOK, output, read_parameters(ROOT / "tests" / "quick.yaml"))
+    print(f"Executed in {seconds:.0f} s: {relative(output)}, its figures beside it.")
+
+
+def full() -> None:
+    """Executes the notebook with its own parameters; filled, clean and sound it takes its place."""
+    output = FULL / NOTEBOOK.name
+    filled(read_notebook(NOTEBOOK), read_results())  # refuses a wrong mark before hours of training
+    seconds = execute(NOTEBOOK, output)
+    clean(output)
+    fill(output)
+    if faults := list(problems(output)):
+        raise NotebookError(f"The new execution stays in {relative(output)}, and the committed "
+                            "notebook as it was, because of:\n" + "\n".join(faults))
+    write(NOTEBOOK, output.read_text(encoding="utf-8"))
+    print(f"Executed in {seconds:.0f} s: {NOTEBOOK.name}")
+
+
+REFRESHED = ("parameters", "setup", "nbval-check-output")  # need neither data nor training
+
+
+def refresh(path: Path | None = None) -> None:
+    """Executes the cells tagged `nbval-check-output` anew, after the setup, for their outputs."""
+    import nbclient
+    from nbclient.exceptions import CellExecutionError
+
+    path = path or NOTEBOOK
+    nb = read_notebook(path)
+    cells = [cell for cell in nb.cells if not set(REFRESHED).isdisjoint(tags(cell))]
+    small = nbformat.v4.new_notebook(cells=copy.deepcopy(cells))
+    try:
+        nbclient.execute(small, cwd=str(ROOT), kernel_name="python3")
+    except CellExecutionError as error:
+        raise NotebookError(f"{path.name} is as it was, because a cell failed with {error.ename}: "
+                            f"{error.evalue}") from error
+    for cell, fresh in zip(cells, small.cells, strict=True):
+        if "nbval-check-output" in tags(cell):
+            cell.outputs = merge_streams(fresh.outputs)
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = cell.execution_count
+    write_notebook(path, nb)
+
+
+# ---- the committed file
+
+LANGUAGE = ("name", "file_extension", "mimetype", "pygments_lexer", "codemirror_mode",
+            "nbconvert_exporter")
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+HIDDEN = {"source_hidden": True}  # how Jupyter keeps that an input is collapsed
+
+
+def clean(path: Path | None = None) -> None:
+    """Leaves cells, outputs and counts: two executions of one notebook give the same file."""
+    path = path or NOTEBOOK
+    nb = read_notebook(path)
+    if tagged(nb, "injected-parameters"):
+        raise NotebookError(f"{path.name} was executed with other parameters than its own: "
+                            "execute it without")
+    language = nb.metadata.get("language_info", {})
+    language = {key: language[key] for key in LANGUAGE if key in language}
+    nb.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"} | language}
+    for cell in nb.cells:
+        kept = {key: cell.metadata[key] for key in ("tags", "alt") if cell.metadata.get(key)}
+        hide = is_hidden(cell) or "hide-input" in tags(cell)
+        cell.metadata = kept | ({"jupyter": HIDDEN} if hide else {})
+        if cell.cell_type == "code":
+            cell.outputs = merge_streams(cell.outputs)
+    write_notebook(path, nb)
+
+
+def is_hidden(cell: NotebookNode) -> bool:
+    """Whether Jupyter shows the cell's input collapsed."""
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+
+
+def merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    r"""The outputs with neighbouring pieces of one stream joined, and what a \r wrote over gone."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        last = merged[-1] if merged else None
+        if (last and output.output_type == last.output_type == "stream"
+                and output.name == last.name):
+            last.text += output.text
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.output_type == "stream":
+            lines = output.text.split("\n")
+            output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+    return merged
+
+
+def problems(path: Path | None = None) -> Iterator[str]:
+    """What keeps an executed notebook from being committed, a sentence each."""
+    path = path or NOTEBOOK
+    nb = read_notebook(path)
+    code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        yield "The code cells are not executed in order from a fresh kernel"
+    yield from parameter_problems(nb)
+    yield from metadata_problems(nb)
+    for cell in code:
+        found = [*code_problems(cell), *(f for out in cell.outputs for f in output_problems(out))]
+        yield from (f"Cell [{cell.execution_count}]: {fault}" for fault in found)
+    yield from banner_problems(nb)
+    yield from stale_numbers(nb, read_results())
+    if path.stat().st_size > LARGEST:
+        yield f"{path.name} has {path.stat().st_size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}"
+
+
+def check(paths: Iterable[Path] = ()) -> None:
+    """Refuses notebooks with problems, all of them named."""
+    faults = [f"{path.name}: {fault}" for path in paths or [NOTEBOOK] for fault in problems(path)]
+    if faults:
+        raise NotebookError("\n".join(faults))
+
+
+def parameter_problems(nb: NotebookNode) -> Iterator[str]:
+    """Whether the run is one with its own, full parameters."""
+    try:
+        if not check_settings(defaults(nb)).full:
+            yield "Its parameters are not those of a full run: set epochs and limit to 0"
+    except (NotebookError, ValueError) as error:
+        yield str(error)
+    if tagged(nb, "injected-parameters"):
+        yield "Other parameters than the notebook's own were injected"
+
+
+def metadata_problems(nb: NotebookNode) -> Iterator[str]:
+    """Whether times, paths or states of an editor are stored, and what is hidden is tagged so."""
+    surplus = set(nb.metadata) - {"kernelspec", "language_info"}
+    for cell in nb.cells:
+        surplus |= set(cell.metadata) - {"tags", "alt", "jupyter"}
+        surplus |= set(cell.metadata.get("jupyter", {})) - set(HIDDEN)
+        if is_hidden(cell) != ("hide-input" in tags(cell)):
+            yield (f"The cell {cell.source[:30]!r} must be both tagged `hide-input` and hidden, or "
+                   "neither: clean it, or untag it")
+    if surplus or "version" in nb.metadata.get("language_info", {}):
+        names = ", ".join(sorted(surplus)) or "version"
+        yield f"Metadata that every execution changes are stored ({names}): clean it"
+
+
+def code_problems(cell: NotebookNode) -> Iterator[str]:
+    """Whether a cell computes what a module should, or builds prose around numbers."""
+    if "parameters" in tags(cell):
+        return
+    if (lines := sum(map(bool, map(str.strip, cell.source.split("\n"))))) > LONGEST:
+        yield f"it has {lines} lines: leave {LONGEST} and move the rest into a chapter"
+    if "display(Markdown(" in cell.source:
+        yield "it displays Markdown: let its last line be an object that shows itself"
+    try:
+        nodes = list(ast.walk(ast.parse(cell.source)))
+    except SyntaxError:
+        yield "it is no plain Python"
+    else:
+        if any(isinstance(node, ast.JoinedStr) for node in nodes):
+            yield "it writes numbers into a text: put a mark into the prose, or a row into a table"
+
+
+PATH_OF_A_MACHINE = re.compile(
+    r"(?<![\w.])/(?:home|root|tmp|work|Users|private|var)/\w|\b[A-Z]:\\Users")
+ADDRESS_OF_AN_OBJECT = re.compile(r" at 0x[0-9a-f]{6}")
+
+
+def output_problems(output: NotebookNode) -> Iterator[str]:
+    """What a stored output shows that a reader should not see, or shows without saying it."""
+    text, data = output_text(output), output.get("data", {})
+    if output.output_type == "error":
+        yield f"it ended with {output.ename}: {output.evalue}"
+    if output.get("name") == "stderr":
+        yield f"it wrote to stderr: {text.strip()[:60]!r}"
+    if "\r" in text:
+        yield "a progress line is stored in pieces: clean it"
+    if found := PATH_OF_A_MACHINE.search(text) or ADDRESS_OF_AN_OBJECT.search(text):
+        shown = text[found.start():found.start() + 40]
+        yield f"it shows what belongs to one machine: {shown!r}"
+    for kind in data:
+        if "widget" in kind:
+            yield "it holds a widget, which is dead in a stored notebook"
+        if kind.startswith("image/") and not output.metadata.get(kind, {}).get("alt", "").strip():
+            yield "its figure has no alt text"
+    if re.search(r"<img(?![^>]*\balt=\"[^\"]+\")", data.get("text/html", "")):
+        yield "its HTML holds an image without alt text"
+
+
+def output_text(output: NotebookNode) -> str:
+    """All that an output says in words."""
+    data = output.get("data", {})
+    texts = [value for kind, value in data.items() if kind.startswith("text/")]
+    return "\n".join([output.get("text", ""), *texts])
+
+
+def banner_problems(nb: NotebookNode) -> Iterator[str]:
+    """Whether the cell tagged `data-banner` says that the real sets were used."""
+    cells = tagged(nb, "data-banner")
+    if len(cells) != 1:
+        yield (f"{len(cells)} cells are tagged `data-banner`: tag the one that says where the "
+               "images came from")
+        return
+    text = "\n".join(map(output_text, cells[0].get("outputs", []))).lower().replace("-", "")
+    if absent := [name for name in ("cifar10", "celeba") if name not in text]:
+        yield f"The data banner does not name {' and '.join(absent)}"
+    if "standin" in text:
+        yield "The data banner says that a stand-in was used"
+
+
+# ---- what a full run found
+
+def read_results() -> dict[str, Any]:
+    """What the last full run found, trained and ran on; nothing before the first."""
+    empty = {"findings": {}, "trainings": [], "versions": {}}
+    return empty | (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
+
+
+def filled(nb: NotebookNode, results: dict[str, Any]) -> NotebookNode:
+    """The notebook, the numbers of its prose made anew by the marks after them."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_numbers(cell.source, results)
+    return nb
+
+
+def fill(path: Path | None = None) -> None:
+    """Writes the numbers of the notebook's prose anew."""
+    path = path or NOTEBOOK
+    write_notebook(path, filled(read_notebook(path), read_results()))
+
+
+def stale_numbers(nb: NotebookNode, results: dict[str, Any]) -> Iterator[str]:
+    """Which numbers of the notebook's prose differ from the results, a sentence each."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            yield from stale_in(cell.source, results)
+
+
+def readme() -> None:
+    """Writes the results of the last full run into README.md."""
+    write(README, with_results(README.read_text(encoding="utf-8"), read_results()))

@@ -1,0 +1,182 @@
+"""The theory's numbers, on posteriors, gradients and decoders whose answers are known."""
+
+import math
+
+import pytest
+import torch
+
+from lab import measures
+from lab.chapters import scale, theory
+from lab.session import Lab
+from lab.show import Figure, Table
+from vae_helpers import Recipe, as_pixels, build, reconstruction_error
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# x_hat = B z with orthonormal columns B, so that codes and images keep distances
+LINEAR = Recipe("plain", network="fc", widths=(), norm=False, link="identity",
+                reconstruction="sse", side=4, latent=3)
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def model():
+    """mu = B^T x, sigma² = 1/3 and x_hat = B z."""
+    model = build(LINEAR)
+    basis = torch.linalg.qr(torch.randn(48, 3, generator=draw())).Q
+    with torch.no_grad():
+        model.to_mu.weight.copy_(basis.T)
+        model.decoder[0].weight.copy_(basis)
+        for tensor in (model.to_mu.bias, model.decoder[0].bias, model.to_logvar.weight):
+            tensor.zero_()
+        model.to_logvar.bias.fill_(-math.log(3))
+    return model
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (64, 3, 4, 4), dtype=torch.uint8, generator=draw())
+
+
+# ---- Q1
+
+
+def test_grey_levels_sum_to_one():
+    logits = torch.tensor([0.0, 1e-4, -0.3, 4.0, -40.0], dtype=torch.float64)
+    levels = torch.arange(256).double()[:, None] / 255
+    cost = torch.nn.functional.softplus(logits) - logits * levels       # cross-entropy, (256, 5)
+    torch.testing.assert_close(theory.log_of_levels(logits), torch.logsumexp(-cost, 0),
+                               rtol=1e-9, atol=1e-9)
+
+
+def test_a_decoder_that_says_a_half_everywhere_needs_eight_bits():
+    logits = torch.zeros(5, 3, 4, 4)
+    nats = torch.full((5,), 48 * math.log(2))
+    assert theory.bits_of(nats, logits) == pytest.approx(8)
+
+
+# ---- Q2
+
+
+def test_gradient_estimators_of_a_quadratic_agree_and_spread_as_known():
+    """f = z², z ~ N(1, 1): pathwise 2z has variance 4, the score's z²(z - 1) that of moments."""
+    one = torch.ones(1, dtype=torch.float64)
+    draws = measures.pathwise_and_score_gradients(lambda z: z.square().sum(1), one, 0 * one,
+                                                  400_000, draw(1))
+    e = [1, 0, 1, 0, 3, 0, 15]                          # moments of a standard normal
+    second = sum(math.comb(4, k) * e[k + 2] for k in range(5))          # E (1 + e)^4 e²
+    ratio = theory.variance_ratio(draws.pathwise, draws.score)
+    assert ratio == pytest.approx((second - 2 ** 2) / 4, rel=0.03)
+    assert theory.apart(draws.score, draws.pathwise) < 3.5
+    assert theory.apart(2 * draws.score, draws.pathwise) > 100
+
+
+def test_standard_errors_are_those_of_paired_draws():
+    shared = torch.randn(10_000, 1, generator=draw()) * 100
+    other = shared + 0.01 + torch.randn(10_000, 1, generator=draw(1))
+    assert theory.apart(other + 1, shared) == pytest.approx(100, rel=0.05)      # unpaired: 0.7
+
+
+def test_pulls_balance_the_kl_exactly_at_a_linear_optimum(model, images):
+    """|x - Bz|² + KL is least at mu = 2/3 B^T x and sigma² = 1/3."""
+    mu = 2 / 3 * as_pixels(images).flatten(1) @ model.to_mu.weight.T
+    mu, logvar = mu.detach(), torch.full_like(mu, -math.log(3)).detach()
+    outward, against = theory.pulls(model, images, mu, logvar, draw(), n=400)
+    assert outward.mean().item() == pytest.approx(mu.square().sum(1).mean().item(), rel=0.02)
+    assert against.mean().item() == pytest.approx(3 * 2 / 3, rel=0.03)
+
+
+# ---- Q3
+
+
+def test_noise_costs_a_linear_decoder_the_sum_of_its_variances(model, images):
+    """E |x - B(mu + sigma eps)|² - |x - B mu|² = sum sigma², and half of 1 - 1/3 each is that."""
+    mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
+    cost = theory.noise_cost(model, images, mu, logvar, draw(), n=400).mean().item()
+    assert cost == pytest.approx(3 * 1 / 3, rel=0.1)
+    assert theory.degrees_of_freedom(logvar) / 2 == pytest.approx(1)
+
+
+def test_errors_are_those_of_the_loss(model, images):
+    z = torch.randn(64, 3, generator=draw())
+    direct = reconstruction_error(LINEAR, model.decode(z), as_pixels(images))
+    torch.testing.assert_close(theory.errors_at(model, images, z), direct.detach())
+
+
+# ---- Q4
+
+
+def test_distances_are_those_of_the_closed_form():
+    mu, logvar = torch.randn(2, 21, 5, generator=draw())
+    found = theory.posterior_distances(mu, logvar, block=4)
+    assert torch.isinf(found.diagonal()).all() and torch.allclose(found, found.T)
+    for a, b in ((0, 1), (3, 20), (20, 7)):
+        exact = measures.posterior_distance(mu[a], logvar[a], mu[b], logvar[b])
+        assert found[a, b].item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_nearest_is_that_of_equal_gaussians_on_a_line():
+    mu = torch.tensor([[0.0], [2.0], [5.0], [6.0]])     # of unit variance: distances d² / 8
+    found = theory.posterior_distances(mu, torch.zeros(4, 1))
+    assert theory.nearest_among(found, 4) == pytest.approx(1 / 8)       # of 1/2, 1/2, 1/8, 1/8
+    assert theory.nearest_among(found[:3, :3], 3) == pytest.approx(2 ** 2 / 8)
+
+
+def test_more_images_are_never_farther():
+    found = theory.posterior_distances(*torch.randn(2, 64, 4, generator=draw()))
+    medians = [theory.nearest_among(found, n) for n in (8, 16, 32, 64)]
+    assert medians == sorted(medians, reverse=True)
+
+
+def test_decodings_part_as_posteriors_do(model, images):
+    mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
+    distance, change = theory.overlap_and_change(model, mu, logvar, draw())
+    assert (distance > 0).all() and theory.rank_correlation(distance, change) > 0.5
+
+
+def test_rank_correlation_is_spearmans():
+    a = torch.tensor([0.1, 5.0, 2.0, 9.0])
+    assert theory.rank_correlation(a, a.exp()) == pytest.approx(1)
+    assert theory.rank_correlation(a, -a) == pytest.approx(-1)
+    b = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert theory.rank_correlation(a, b) == pytest.approx(1 - 6 * 2 / (4 * 15))
+
+
+# ---- the chapter, on few images
+
+
+@pytest.fixture(scope="module")
+def chapter(tmp_path_factory):
+    lab = Lab({"EPOCHS": 1, "TRAIN_LIMIT": 160, "DATA": "standin", "DEVICE": "cpu",
+               "PRECISION": "fp32", "RUNS": str(tmp_path_factory.mktemp("theory"))})
+    return theory.Chapter(lab, scale.Chapter(lab))
+
+
+TABLES = ("models", "kl_twice", "density", "gradient_table", "balance", "noise", "sample_table",
+          "price", "crowding", "averaging")
+FIGURES = ("beta_zero", "gradient_spread", "autoencoder", "code")
+
+
+@pytest.mark.parametrize("name", TABLES + FIGURES)
+def test_everything_shows_itself_on_few_images(chapter, name):
+    shown = getattr(chapter, name)()
+    assert isinstance(shown, Table if name in TABLES else Figure)
+    assert shown._repr_markdown_() if name in TABLES else shown.alt
+
+
+def test_averaging_both_terms_is_a_weight_of_24(chapter):
+    rows = {row["loss"]: row for row in chapter.averaging().rows}
+    assert rows["both averaged: closed form only"]["weight of the KL"] == 3072 / 128
+    assert rows["both averaged: closed form only"]["KL, nats"] is None
+    assert rows["reconstruction averaged"]["σ²"] == 3072 / 4
+    assert rows["reconstruction averaged"]["directions above σ²"] == 0
+
+
+def test_all_five_variants_are_of_one_network(chapter):
+    assert list(chapter.demo) == ["VAE", "β = 0", "autoencoder", "averaged", "β = 0.1"]
+    assert len({(r.recipe.widths, r.recipe.latent, r.recipe.lr)
+                for r in chapter.demo.values()}) == 1
+    assert "autoencoder" not in chapter.kl                      # its codes are no distributions

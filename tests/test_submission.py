@@ -1,0 +1,402 @@
+"""The submission's files, on small notebooks whose faults are planted, and the HTML export."""
+
+import base64
+import json
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from lab import export, prose, submission
+from lab.submission import NotebookError
+
+PIXEL = base64.b64encode(b"a picture").decode()
+SETTINGS = "EPOCHS: int = 0\nTRAIN_LIMIT: int = 0\nDATA: str = \"auto\""
+BANNER = "CIFAR-10 from disk, CelebA from disk."
+
+
+def code(source, *tags, outputs=(), count=None):
+    metadata = {"tags": list(tags)} if tags else {}
+    return v4.new_code_cell(source, metadata=metadata, outputs=list(outputs), execution_count=count)
+
+
+def figure(alt="A line that rises.", kind="image/png"):
+    data = {kind: PIXEL, "text/plain": alt}
+    return v4.new_output("display_data", data, metadata={kind: {"alt": alt}})
+
+
+def printed(text, name="stdout"):
+    return v4.new_output("stream", name=name, text=text)
+
+
+def sound_cells():
+    """An executed notebook without a fault: parameters, banner, figure."""
+    return [v4.new_markdown_cell("# A toy\n\nInline $\\mu$."),
+            code(SETTINGS, "parameters", count=1),
+            code("banner()", "data-banner", outputs=[printed(BANNER)], count=2),
+            code("show()", outputs=[figure()], count=3)]
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function that writes cells to a notebook file and returns its path; results lie beside."""
+    monkeypatch.setattr(submission, "RESULTS", tmp_path / "results.json")
+
+    def write(cells, name="toy.ipynb", **metadata):
+        whole = {"kernelspec": submission.KERNEL, "language_info": {"name": "python"}} | metadata
+        path = tmp_path / name
+        nbformat.write(v4.new_notebook(cells=cells, metadata=whole), path)
+        return path
+    return write
+
+
+def read(path):
+    return nbformat.read(path, as_version=4).cells
+
+
+# ---- what keeps a notebook from being committed
+
+def test_sound_notebook_has_no_problems(write):
+    path = write(sound_cells())
+    assert list(submission.problems(path)) == []
+    submission.check([path])
+
+
+def error(name):
+    return v4.new_output("error", ename=name, evalue="x", traceback=[])
+
+
+def html(text):
+    return v4.new_output("display_data", {"text/html": text})
+
+
+WIDGET = v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(execution_count=5), "in order"),
+    (dict(execution_count=None), "in order"),
+    (dict(tags=["parameters"]), "2 cells are tagged `parameters`"),
+    (dict(tags=["injected-parameters"]), "injected"),
+    (dict(tags=["hide-input"]), "hide-input"),
+    (dict(jupyter={"source_hidden": True}), "hide-input"),
+    (dict(jupyter={"outputs_hidden": True}), "outputs_hidden"),
+    (dict(execution={"iopub.status.idle": "2026"}), "execution"),
+    (dict(papermill={"duration": 1.0}), "papermill"),
+    (dict(outputs=[figure(alt="")]), "alt text"),
+    (dict(outputs=[figure(alt="", kind="image/jpeg")]), "alt text"),
+    (dict(outputs=[html("<img src='data:,'>")]), "alt text"),
+    (dict(outputs=[printed("careful", "stderr")]), "stderr"),
+    (dict(outputs=[printed("1%\r2%")]), "progress"),
+    (dict(outputs=[printed("in /" + "home/someone")]), "one machine"),
+    (dict(outputs=[printed("<Thing at 0x7f00aa11>")]), "one machine"),
+    (dict(outputs=[error("KeyError")]), "KeyError"),
+    (dict(outputs=[WIDGET]), "widget"),
+    (dict(source="a = 1\n\n" * 9), "9 lines"),
+    (dict(source="display(Markdown(text))"), "Markdown"),
+    (dict(source="text = f'{loss:.0f} nats'"), "mark"),
+    (dict(source="%time fit()"), "Python")])
+def test_each_planted_fault_of_a_cell_is_named(write, change, word):
+    cells = sound_cells()
+    for key, value in change.items():
+        at = cells[3] if key in ("execution_count", "outputs", "source") else cells[3].metadata
+        at[key] = value
+    (found,) = submission.problems(write(cells))
+    assert word in found
+
+
+@pytest.mark.parametrize("spoil, word", [
+    (lambda cells: cells[1].metadata.update(tags=[]), "`parameters`"),
+    (lambda cells: cells[1].update(source=SETTINGS.replace("LIMIT: int = 0", "LIMIT: int = 9")),
+     "full run"),
+    (lambda cells: cells[1].update(source=SETTINGS.replace("EPOCHS: int = 0", "EPOCHS: int = -1")),
+     "EPOCHS"),
+    (lambda cells: cells[2].update(outputs=[printed("CIFAR-10, CelebA: stand-in.")]), "stand-in"),
+    (lambda cells: cells[2].update(outputs=[printed("CIFAR-10 from disk.")]), "celeba"),
+    (lambda cells: cells[2].metadata.update(tags=[]), "`data-banner`"),
+    (lambda cells: cells[0].update(source="# A\n\n**9**<!--a.b .0f--> nats"), "a.b"),
+    (lambda cells: cells[0].update(source="# A\n\nnone<!--a.b .0f-->"), "<!--a.b .0f-->")])
+def test_each_planted_fault_of_parameters_banner_and_prose_is_named(write, spoil, word):
+    cells = sound_cells()
+    spoil(cells)
+    path = write(cells)
+    (found,) = submission.problems(path)
+    assert word in found
+    with pytest.raises(NotebookError, match="toy.ipynb"):
+        submission.check([path])
+
+
+def test_parameters_may_be_many_lines(write):
+    cells = sound_cells()
+    cells[1].source = SETTINGS + "\n# more" * 9
+    assert list(submission.problems(write(cells))) == []
+
+
+def test_notebook_that_is_too_large_is_named(write, monkeypatch):
+    monkeypatch.setattr(submission, "LARGEST", 1000)
+    assert "MB" in " ".join(submission.problems(write(sound_cells())))
+
+
+# ---- cleaning
+
+def test_cleaned_executions_are_byte_identical(write):
+    """What differs between two executions are times and how the kernel cut its text into pieces."""
+    files = []
+    for name, pieces in (("a.ipynb", ["10%\r", "20%\rdo", "ne\n"]), ("b.ipynb", ["done\n"])):
+        cells = sound_cells()
+        cells[3].outputs = [printed(piece) for piece in pieces]
+        cells[3].metadata.update(papermill={"duration": name}, tags=[])
+        for i, cell in enumerate(cells):
+            cell.id = f"cell-{i}"
+        language = {"name": "python", "version": name}
+        path = write(cells, name, papermill={"duration": name}, language_info=language)
+        submission.clean(path)
+        files.append(path.read_bytes())
+        assert list(submission.problems(path)) == []
+    assert files[0] == files[1]
+
+
+def test_clean_keeps_hidden_inputs_hidden_and_hides_the_tagged(write):
+    cells = sound_cells()
+    cells[2].metadata.update(jupyter={"source_hidden": True, "outputs_hidden": False})
+    cells[2].metadata.tags.append("hide-input")
+    cells[3].metadata.update(tags=["hide-input"])
+    path = write(cells)
+    submission.clean(path)
+    for cell in read(path)[2:]:
+        assert set(cell.metadata) == {"tags", "jupyter"}
+        assert cell.metadata.jupyter == {"source_hidden": True}
+    assert list(submission.problems(path)) == []
+
+
+def test_clean_refuses_an_execution_with_other_parameters(write):
+    path = write([*sound_cells(), code("EPOCHS = 1", "injected-parameters")])
+    with pytest.raises(NotebookError, match="toy.ipynb"):
+        submission.clean(path)
+
+
+# ---- executing
+
+def test_unknown_parameter_is_refused_before_anything_starts(write, tmp_path):
+    with pytest.raises(NotebookError, match=r"\bEPOCH\b"):
+        submission.execute(write(sound_cells()), tmp_path / "out.ipynb", {"EPOCH": 1})
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.fixture
+def put(write, tmp_path, monkeypatch):
+    """A function that puts cells in the submission's place; the file's path."""
+    def put(cells):
+        path = write(cells, "submission.ipynb")
+        monkeypatch.setattr(submission, "ROOT", tmp_path)
+        monkeypatch.setattr(submission, "NOTEBOOK", path)
+        monkeypatch.setattr(submission, "FULL", tmp_path / "runs" / "full")
+        return path
+    return put
+
+
+WRITES = "import json\nfound = {'a.b': {'value': 153.4}}\n" \
+         "json.dump({'findings': found}, open('results.json', 'w'))"
+
+
+def test_full_run_replaces_the_notebook_by_its_clean_execution_with_its_numbers(put):
+    path = put([v4.new_markdown_cell("**9**<!--a.b .0f--> nats"), code(SETTINGS, "parameters"),
+                code(f"print({BANNER!r})", "data-banner"), code(WRITES), code("print(1 + 1)")])
+    submission.full()
+    assert read(path)[4].outputs[0].text == "2\n"
+    assert read(path)[0].source == "**153**<!--a.b .0f--> nats"
+    assert list(submission.problems(path)) == []
+
+
+def test_full_run_that_fails_leaves_the_notebook_as_it_was(put):
+    path = put([code(SETTINGS, "parameters"), code("print('before')"), code("1 / 0")])
+    before = path.read_bytes()
+    with pytest.raises(NotebookError, match="ZeroDivisionError"):
+        submission.full()
+    assert path.read_bytes() == before
+
+
+def test_full_run_refuses_a_malformed_mark_before_anything_starts(put):
+    put([v4.new_markdown_cell("9 nats<!--a.b .0f-->"), code(SETTINGS, "parameters")])
+    with pytest.raises(NotebookError, match="a.b"):
+        submission.full()
+    assert not submission.FULL.exists()
+
+
+def test_full_run_with_problems_leaves_the_notebook_as_it_was(put, monkeypatch):
+    cells = sound_cells()
+    path = put(cells)
+    before = path.read_bytes()
+    cells[2].outputs = [printed("CIFAR-10: the stand-in; CelebA: the stand-in.")]
+
+    def execute(source, output):
+        output.parent.mkdir(parents=True)
+        nbformat.write(v4.new_notebook(cells=cells), output)
+        return 1.0
+    monkeypatch.setattr(submission, "execute", execute)
+    with pytest.raises(NotebookError, match="stand-in"):
+        submission.full()
+    assert path.read_bytes() == before
+
+
+def test_refresh_replaces_the_outputs_of_tagged_cells_alone(write):
+    old = v4.new_output("execute_result", {"text/plain": "old"}, execution_count=4)
+    path = write([code("size = 3", "parameters", count=1), code("import math", "setup", count=2),
+                  code("1 / 0", outputs=[printed("hours of training")], count=3),
+                  code("math.factorial(size)", "nbval-check-output", outputs=[old], count=4)])
+    before = read(path)
+    submission.refresh(path)
+    after = read(path)
+    assert after[:3] == before[:3]
+    assert after[3].outputs[0].data["text/plain"] == "6"
+    assert after[3].execution_count == after[3].outputs[0].execution_count == 4
+    assert after[3].metadata == before[3].metadata
+
+
+def test_refresh_that_fails_leaves_the_notebook_as_it_was(write):
+    path = write([code("1 / 0", "nbval-check-output", outputs=[printed("old")], count=1)])
+    before = path.read_bytes()
+    with pytest.raises(NotebookError, match="ZeroDivisionError"):
+        submission.refresh(path)
+    assert path.read_bytes() == before
+
+
+# ---- numbers in prose
+
+def results(**values):
+    """Results with the findings of these values; `a_b` is named a.b."""
+    found = {name.replace("_", ".", 1): {"value": value} for name, value in values.items()}
+    return {"findings": found, "trainings": [], "versions": {}}
+
+
+@pytest.mark.parametrize("text, value, filled", [
+    ("**9**<!--a.b .0f--> nats", 153.4, "**153**<!--a.b .0f--> nats"),
+    ("9<!--a.b .0f--> nats", 153.6, "154<!--a.b .0f--> nats"),
+    ("1,824<!--a.b ,--> images", 50_000, "50,000<!--a.b ,--> images"),
+    ("(12.3<!--a.b ,.1f-->)", 1823.04, "(1,823.0<!--a.b ,.1f-->)"),
+    ("by −3.1<!--a.b .1f-->", 2.24, "by 2.2<!--a.b .1f-->"),
+    ("by 3.1<!--a.b .1f-->", -2.24, "by −2.2<!--a.b .1f-->"),
+    ("by -3.1<!--a.b +.1f-->", 2.24, "by +2.2<!--a.b +.1f-->"),
+    ("10-20<!--a.b .0f-->", 30, "10-30<!--a.b .0f-->"),
+    ("**65 %**<!--a.b .0%--> of it", 0.382, "**38 %**<!--a.b .0%--> of it"),
+    ("65<!--a.b .0%--> of it", 0.382, "38 %<!--a.b .0%--> of it"),
+    ("65 %<!--a.b .0f--> of it", 38.2, "38 %<!--a.b .0f--> of it"),
+    ("1e−05<!--a.b .2g-->", 0.000012, "1.2e−05<!--a.b .2g-->"),
+    ("**–**<!--a.b .6f-->", 0.000615, "**0.000615**<!--a.b .6f-->")])
+def test_number_before_a_mark_is_written_anew(text, value, filled):
+    assert prose.with_numbers(text, results(a_b=value)) == filled
+    assert prose.with_numbers(filled, results(a_b=value)) == filled
+
+
+def test_each_number_of_a_sentence_has_its_own_mark():
+    text = "**1**<!--a.b .0f--> and 2<!--c.d .0f--> are 3, and 1<!--a.b .1f-->"
+    assert prose.with_numbers(text, results(a_b=7, c_d=8)) == (
+        "**7**<!--a.b .0f--> and 8<!--c.d .0f--> are 3, and 7.0<!--a.b .1f-->")
+
+
+def test_number_that_was_not_found_becomes_a_dash_and_is_named(write):
+    cells = [v4.new_markdown_cell("**65 %**<!--a.b .0%-->, 2<!--c.d .0f-->")]
+    filled = prose.with_numbers(cells[0].source, results())
+    assert filled == "**–**<!--a.b .0%-->, –<!--c.d .0f-->"
+    (stale,) = submission.stale_numbers(v4.new_notebook(cells=cells), results(c_d=2))
+    assert "a.b" in stale
+
+
+def test_stale_number_is_named_and_a_fresh_one_is_not():
+    nb = v4.new_notebook(cells=[v4.new_markdown_cell("2<!--a.b .0f-->, 5<!--c.d .0f-->"),
+                                code("2 # <!--a.b-->")])
+    (stale,) = submission.stale_numbers(nb, results(a_b=2.2, c_d=6))
+    assert "c.d" in stale
+
+
+@pytest.mark.parametrize("text", [
+    "none<!--a.b .0f-->", "9 nats<!--a.b .0f-->", "9 <!--a.b .0f-->", "9<!-- a.b .0f -->",
+    "9<!--a.b-->", "9<!--a.b .0f", "9<!--a.b s-->", "9<!--a.b .0f .0f-->", "9<!--a.b >9-->"])
+def test_malformed_mark_is_refused_by_name(text):
+    with pytest.raises(NotebookError, match="a.b"):
+        prose.with_numbers(text, results(a_b=1.5))
+
+
+def test_fill_writes_prose_and_leaves_code(write):
+    path = write([v4.new_markdown_cell("2<!--a.b .0f-->"), code("x = '2<!--a.b .0f-->'")])
+    submission.RESULTS.write_text(json.dumps(results(a_b=5)), encoding="utf-8")
+    submission.fill(path)
+    assert [cell.source for cell in read(path)] == ["5<!--a.b .0f-->", "x = '2<!--a.b .0f-->'"]
+
+
+# ---- README
+
+README = f"9<!--conv.kl .1f--> before\n{prose.SECTION[0]}\nold\n{prose.SECTION[1]}\nafter\n"
+TRAINING = {"recipe": "conv", "images": 50_000, "epochs": 10, "seed": 0, "images_per_second": 765.7,
+            "minutes": 10.88, "device": "CPU, 2 threads", "precision": "bf16", "run": "0633c029"}
+
+
+def test_readme_is_filled_from_numbers():
+    found = results(conv_loss=1823.04, conv_kl=39.74, conv_above_floor=152.6, fc_loss=1865.0,
+                    task2_smoothness=0.00133)
+    found |= {"trainings": [TRAINING], "versions": {"torch": "2.14.1"}}
+    made = prose.with_results(README, found)
+    assert "| 1824 / 40 | 1823 / 39.7 |" in made and "| 0.000615 | 0.001330 |" in made
+    assert "above the floor: convolutional | – | 153 |" in made
+    assert "| 1867 / 18 | not trained here |" in made           # its KL is not there
+    assert "| `conv` | 50,000 | 10 | 0 | 766 | 10.9 |" in made and "2 threads, bf16" in made
+    assert made.startswith("39.7<!--conv.kl .1f--> before\n") and made.endswith("\nafter\n")
+    assert "old" not in made and prose.with_results(made, found) == made
+
+
+def test_every_row_is_one_measurement_and_has_a_format():
+    names = [name for _, _, parts, _ in prose.ROWS for name, _ in parts]
+    assert len(names) == len(set(names)) == 14
+    shown = prose.render_results(results(**{name.replace(".", "_", 1): 1.25 for name in names}))
+    assert "not trained" not in shown and "–" not in prose.number(results(a_b=1), "a.b", ".0f")
+
+
+def test_readme_without_its_section_is_refused():
+    with pytest.raises(NotebookError, match="README"):
+        prose.with_results("nothing", results())
+
+
+# ---- HTML
+
+def test_html_needs_no_network_and_keeps_formulas_and_alt_texts(write):
+    tex = "$$\\begin{aligned} a &= b \\\\ c &= \\tfrac12 d \\end{aligned}$$"
+    shown = [figure("a \"line\" <1>"), figure("a photograph", "image/jpeg")]
+    cells = [v4.new_markdown_cell(f"# Title of it\n\n{tex}\n\n| a |\n|---|\n| $x^2$ |"),
+             code("# A comment\nshow()", outputs=shown, count=1)]
+    html = export.export(write(cells)).read_text(encoding="utf-8")
+    assert export.loaded_from_elsewhere(html) == []
+    assert "<script" not in html and "$" not in html.split("<main")[1]
+    assert html.count("<math") == 2 and "<title>Title of it</title>" in html
+    assert "a \"line\" &lt;1&gt;" in html and "alt=\"a photograph\"" in html
+    assert "<details" not in html
+
+
+def test_html_folds_the_input_of_a_cell_that_only_shows_and_no_output(write):
+    cells = [code("shown = 1", outputs=[figure("the first")], count=1),
+             code("folded = 2", "hide-input", outputs=[figure("the second")], count=2)]
+    html = export.export(write(cells)).read_text(encoding="utf-8")
+    before, _, rest = html.partition("<details")
+    inside, _, after = rest.partition("</details>")
+    assert "shown" in before and "alt=\"the first\"" in before
+    assert "folded" in inside and "<summary>Code</summary>" in inside
+    assert " open" not in inside.partition(">")[0]
+    assert "alt=\"the second\"" in after and "<details" not in after
+
+
+@pytest.mark.parametrize("tex", ["\\nosuchcommand x", "a & b"])
+def test_formula_that_would_show_its_source_is_refused(tex):
+    with pytest.raises(ValueError, match="formula"):
+        export.mathml(tex, "inline")
+
+
+@pytest.mark.parametrize("html", [
+    "<script src='https://host.example/a.js'></script>", "url(font.woff2)", "@import 'a.css';",
+    "<link rel=stylesheet href=//host.example/a.css>", "<img alt='a' src=\"figures/1.png\">",
+    "import('https://host.example')"])
+def test_what_a_browser_would_fetch_is_found(html):
+    assert export.loaded_from_elsewhere(html)
+
+
+def test_links_and_embedded_data_are_not_fetched():
+    html = "<a href='https://host.example'>paper</a><img src=\"data:image/png;base64,AA\">"
+    assert export.loaded_from_elsewhere(html + " url(data:font,a) url(#b)") == []
