@@ -461,8 +461,9 @@ def plot_rate_distortion(rate: Tensor, distortion: Tensor, points: dict[str, tup
         x, y, side = places[i % 4]                              # apart by turns
         axes.plot(*point, **style_of(name) | {"ls": "", "ms": 6})
         axes.annotate(name, point, textcoords="offset points", xytext=(x, y), ha=side, fontsize=9)
-    axes.set(xlabel="rate: KL, nats per image", ylabel="squared error per image", ylim=(0, None),
-             xlim=(-2, 1.15 * max(x for x, _ in points.values())), title="What the nats buy")
+    right, top = (max(values) for values in zip(*points.values(), strict=True))
+    axes.set(xlabel="rate: KL, nats per image", ylabel="squared error per image",
+             xlim=(-2, 1.25 * right), ylim=(0, 1.6 * top), title="What the nats buy")
     axes.legend(fontsize=8)
     return figure
 

@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
                          help="first run anew the cells that need neither data nor training")
     command("clean", clean, "remove what an execution leaves behind beside the outputs"
             ).add_argument("files", nargs="*", type=Path)
-    command("readme", lambda args: submission.readme(),
-            "write the numbers of the last full run into README.md")
+    command("readme", readme,
+            "write the numbers of the last full run into README.md and the notebook's prose")
     command("html", lambda args: print(html()), "export the notebook to one HTML file")
     return top
 
@@ -137,6 +137,11 @@ def check(args: argparse.Namespace) -> None:
 def clean(args: argparse.Namespace) -> None:
     for path in args.files or [submission.NOTEBOOK]:
         submission.clean(path)
+
+
+def readme(args: argparse.Namespace) -> None:
+    submission.readme()
+    submission.fill()
 
 
 def html() -> str:

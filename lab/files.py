@@ -59,8 +59,9 @@ def run_folder(runs: str | Path, identity: dict) -> Path:
 class Damaged(ValueError):
     """A file of a run that cannot be used: one sentence that names it."""
 
-    def __init__(self, path: Path, why: str):
-        super().__init__(f"{path} {why}: delete its folder to train this run anew")
+    def __init__(self, path: Path, why: str,
+                 do: str = "delete its folder to train this run anew"):
+        super().__init__(f"{path} {why}: {do}")
 
 
 def write_atomically(path: Path, write: Callable[[io.BufferedIOBase], None]) -> None:
@@ -84,14 +85,17 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
 
 
+SPARE = "delete this file alone, as what is trained lies in state.pt"
+
+
 def read_json(path: Path, kind: type):
     """What a JSON file of a run holds, if it is of the kind that it must be."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise Damaged(path, f"is damaged ({type(error).__name__})") from error
+        raise Damaged(path, f"is damaged ({type(error).__name__})", SPARE) from error
     if not isinstance(value, kind):
-        raise Damaged(path, f"is damaged (it holds a {type(value).__name__})")
+        raise Damaged(path, f"is damaged (it holds a {type(value).__name__})", SPARE)
     return value
 
 
@@ -102,7 +106,7 @@ def read_identity(folder: Path) -> dict:
     whole = isinstance(kept, dict) and all(isinstance(kept.get(name), kind)
                                            for name, kind in kinds.items())
     if not whole or "name" not in kept["recipe"]:
-        raise Damaged(folder / "run.json", "is damaged (it holds no identity)")
+        raise Damaged(folder / "run.json", "is damaged (it holds no identity)", SPARE)
     return kept
 
 
@@ -191,7 +195,7 @@ def says_whose(path: Path, state: dict, identity: dict) -> bool:
     kept = (state.get("identity") if signed
             else json.dumps(read_identity(path.parent), sort_keys=True))
     if kept != json.dumps(identity, sort_keys=True):
-        raise Damaged(path, "belongs to another run")
+        raise Damaged(path, "belongs to another run", "move it to that run's folder, or delete it")
     return signed
 
 
