@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data import DataError, load_splits
-from lab import submission
-from lab.export import export
 from lab.files import Damaged, read_history, read_identity
 from lab.prose import NotebookError
 from lab.recipes import RECIPES, TRIAL_EPOCHS, TRIALS, Settings
@@ -37,9 +35,9 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(do=do)
         return made
 
-    command("run", lambda args: submission.run(),
+    command("run", lambda args: notebook().run(),
             "execute the notebook quickly, on few images, into runs/quick/")
-    command("full", lambda args: submission.full(),
+    command("full", lambda args: notebook().full(),
             "the real run: execute the notebook in place, fill in its numbers, check it")
     for name, do, text in (("train", train, "train recipes, or go on with them, without notebook"),
                            ("trials", trials, "train what was tried for the improvement")):
@@ -57,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
             ).add_argument("files", nargs="*", type=Path)
     command("readme", readme,
             "write the numbers of the last full run into README.md and the notebook's prose")
-    command("html", lambda args: print(html()), "export the notebook to one HTML file")
+    command("html", html, "export the notebook to one HTML file")
     return top
 
 
@@ -127,25 +125,34 @@ def list_runs(args: argparse.Namespace) -> None:
         print(line)
 
 
+def notebook():
+    """What works on the notebook; imported where it is asked for, since a training needs none."""
+    from lab import submission
+
+    return submission
+
+
 def check(args: argparse.Namespace) -> None:
     if args.refresh:
-        for path in args.files or [submission.NOTEBOOK]:
-            submission.refresh(path)
-    submission.check(args.files)
+        for path in args.files or [None]:
+            notebook().refresh(path)
+    notebook().check(args.files)
 
 
 def clean(args: argparse.Namespace) -> None:
-    for path in args.files or [submission.NOTEBOOK]:
-        submission.clean(path)
+    for path in args.files or [None]:
+        notebook().clean(path)
 
 
 def readme(args: argparse.Namespace) -> None:
-    submission.readme()
-    submission.fill()
+    notebook().readme()
+    notebook().fill()
 
 
-def html() -> str:
-    return submission.relative(export(submission.NOTEBOOK))
+def html(args: argparse.Namespace) -> None:
+    from lab.export import export
+
+    print(notebook().relative(export(notebook().NOTEBOOK)))
 
 
 def in_sentences(work: Callable[[], None]) -> int:

@@ -111,7 +111,7 @@ def render_trainings(results: dict[str, Any]) -> list[str]:
     if not (trainings := results["trainings"]):
         return []
     head = ["Training", "Images", "Epochs", "Seed", "Images/s, median epoch", "Minutes at it"]
-    rows = [[f"`{t['recipe']}`", f"{t['images']:,}", f"{t['epochs']}", f"{t['seed']}",
+    rows = [[t["training"], f"{t['images']:,}", f"{t['epochs']}", f"{t['seed']}",
              f"{t['images_per_second']:,.0f}", f"{t['minutes']:.1f}"] for t in trainings]
     where = " and ".join(dict.fromkeys(f"{t['device']}, {t['precision']}" for t in trainings))
     torch = results["versions"].get("torch", "")

@@ -327,8 +327,8 @@ def test_fill_writes_prose_and_leaves_code(write):
 # ---- README
 
 README = f"9<!--conv.kl .1f--> before\n{prose.SECTION[0]}\nold\n{prose.SECTION[1]}\nafter\n"
-TRAINING = {"recipe": "conv", "images": 50_000, "epochs": 10, "seed": 0, "images_per_second": 765.7,
-            "minutes": 10.88, "device": "CPU, 2 threads", "precision": "bf16", "run": "0633c029"}
+TRAINING = {"training": "conv", "images": 50_000, "epochs": 10, "seed": 0,
+            "images_per_second": 765.7, "minutes": 10.88, "device": "CPU, 2 threads", "precision": "bf16", "run": "0633c029"}
 
 
 def test_readme_is_filled_from_numbers():
@@ -339,7 +339,7 @@ def test_readme_is_filled_from_numbers():
     assert "| 1824 / 40 | 1823 / 39.7 |" in made and "| 0.000615 | 0.001330 |" in made
     assert "above the floor: convolutional | – | 153 |" in made
     assert "| 1867 / 18 | not trained here |" in made           # its KL is not there
-    assert "| `conv` | 50,000 | 10 | 0 | 766 | 10.9 |" in made and "2 threads, bf16" in made
+    assert "| conv | 50,000 | 10 | 0 | 766 | 10.9 |" in made and "2 threads, bf16" in made
     assert made.startswith("39.7<!--conv.kl .1f--> before\n") and made.endswith("\nafter\n")
     assert "old" not in made and prose.with_results(made, found) == made
 
