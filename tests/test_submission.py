@@ -328,7 +328,8 @@ def test_fill_writes_prose_and_leaves_code(write):
 
 README = f"9<!--conv.kl .1f--> before\n{prose.SECTION[0]}\nold\n{prose.SECTION[1]}\nafter\n"
 TRAINING = {"training": "conv", "images": 50_000, "epochs": 10, "seed": 0,
-            "images_per_second": 765.7, "minutes": 10.88, "device": "CPU, 2 threads", "precision": "bf16", "run": "0633c029"}
+            "images_per_second": 765.7, "minutes": 10.88,
+            "device": "CPU, 2 threads", "precision": "bf16", "run": "0633c029"}
 
 
 def test_readme_is_filled_from_numbers():
