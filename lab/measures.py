@@ -218,11 +218,6 @@ def active_units(kl_per_dimension: Tensor, threshold: float = 0.01) -> int:
     return int((torch.atleast_2d(kl_per_dimension).double().mean(0) > threshold).sum())
 
 
-def active_by_variance(mu: Tensor, threshold: float = 0.01) -> int:
-    """How many dimensions of mu vary over images by more than `threshold` (Burda 2016)."""
-    return int((mu.double().var(0) > threshold).sum())
-
-
 def degrees_of_freedom(logvar: Tensor) -> float:
     """The sum over dimensions of the mean of 1 - sigma_j², of logvar (N, d): no threshold in it.
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from lab.show import number
+
 
 class NotebookError(Exception):
     """One sentence: what is wrong with a notebook, its parameters or its prose, and what to do."""
@@ -23,13 +25,13 @@ MARK = re.compile(rf"(?<![\w.])(?P<number>{NUMBER}|–)(?P<percent> ?%)?(?P<bold
 SECTION = ("<!-- results -->", "<!-- /results -->")
 
 
-def number(results: dict[str, Any], name: str, spec: str) -> str:
+def written(results: dict[str, Any], name: str, spec: str) -> str:
     """A finding as prose writes it: "1,823", "−0.4", "65 %"; an en dash if it is not there."""
     if name not in results["findings"]:
         return "–"
     value = results["findings"][name]["value"]
     try:
-        text = format(value, spec).replace("-", "−").replace("%", " %")
+        text = number(value, spec)
     except (TypeError, ValueError):
         text = ""
     if not re.fullmatch(rf"{NUMBER}(?: %)?", text):
@@ -42,7 +44,7 @@ def with_numbers(text: str, results: dict[str, Any]) -> str:
     """The prose with the number before each mark, as in `**153**<!--conv.kl .0f-->`, made anew."""
     def write_number(mark: re.Match[str]) -> str:
         percent = "" if "%" in mark["spec"] else mark["percent"] or ""
-        fresh = number(results, mark["name"], mark["spec"]) + percent + (mark["bold"] or "")
+        fresh = written(results, mark["name"], mark["spec"]) + percent + (mark["bold"] or "")
         return f"{fresh}<!--{mark['name']} {mark['spec']}-->"
     others = re.findall(r"<!--.*?(?:-->|\Z)", MARK.sub("", text), re.DOTALL)
     if wrong := [comment for comment in others if comment not in SECTION]:
@@ -100,7 +102,7 @@ def render_results(results: dict[str, Any]) -> str:
     rows = []
     for label, claimed, parts, note in ROWS:
         there = all(name in results["findings"] for name, _ in parts)
-        measured = " / ".join(number(results, *part) for part in parts)
+        measured = " / ".join(written(results, *part) for part in parts)
         rows.append([label, claimed or "–", measured if there else "not trained here", note])
     lines = table(["Result", "Claimed", "Measured", "Note"], rows)
     return "\n".join([*lines, *render_trainings(results)])

@@ -349,7 +349,7 @@ def test_every_row_is_one_measurement_and_has_a_format():
     names = [name for _, _, parts, _ in prose.ROWS for name, _ in parts]
     assert len(names) == len(set(names)) == 14
     shown = prose.render_results(results(**{name.replace(".", "_", 1): 1.25 for name in names}))
-    assert "not trained" not in shown and "–" not in prose.number(results(a_b=1), "a.b", ".0f")
+    assert "not trained" not in shown and "–" not in prose.written(results(a_b=1), "a.b", ".0f")
 
 
 def test_readme_without_its_section_is_refused():

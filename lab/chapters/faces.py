@@ -43,11 +43,6 @@ def predicted(spectrum64: measures.Spectrum, beta: float,
     return measures.linear_optimum(spectrum64, beta / 32, latent)
 
 
-def predicted_active(spectrum64: measures.Spectrum, beta: float, latent: int = 128) -> int:
-    """How many of the latent dimensions a linear VAE would use at 128×128 with this β."""
-    return predicted(spectrum64, beta, latent).active
-
-
 # ---- regions
 
 

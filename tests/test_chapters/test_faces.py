@@ -70,15 +70,15 @@ def test_the_prediction_at_twice_the_side_is_that_of_four_times_the_eigenvalues(
     for beta in (1, 4, 10):
         there = measures.linear_optimum(doubled, beta / 8, 6)
         here = ask.predicted(spectrum, beta, 6)
-        assert here.active == there.active == ask.predicted_active(spectrum, beta, 6)
+        assert here.active == there.active
         assert here.rate == pytest.approx(there.rate) and here.dof == pytest.approx(there.dof)
 
 
-def test_predicted_active_counts_directions_above_beta_over_32_up_to_the_latent_size():
+def test_prediction_counts_directions_above_beta_over_32_up_to_the_latent_size():
     spectrum = planted([1.0, 0.3, 0.1, 0.01])
-    assert [ask.predicted_active(spectrum, beta) for beta in (1, 4, 10)] == [3, 2, 1]
-    assert ask.predicted_active(spectrum, 1, latent=2) == 2
-    assert ask.predicted_active(spectrum, 33) == 0
+    assert [ask.predicted(spectrum, beta).active for beta in (1, 4, 10)] == [3, 2, 1]
+    assert ask.predicted(spectrum, 1, latent=2).active == 2
+    assert ask.predicted(spectrum, 33).active == 0
 
 
 # ---- regions
