@@ -89,9 +89,11 @@ def quality(judge, models: dict[str, VAE], train: Tensor, test: Tensor, seed: in
 # ---- the chapter
 
 
-def absent(*labels: str) -> Table:
-    """What stands in the place of something whose trainings are not there."""
-    return Table([{"training": label, "note": ABSENT} for label in labels])
+def absent(jobs: dict[str, Job]) -> Table:
+    """What stands in the place of something whose trainings are missing, and what they take."""
+    rows = [{"training": label, "note": f"{ABSENT}; EXTENSIONS = True trains it",
+             "minutes that takes here": job.minutes_left} for label, job in jobs.items()]
+    return Table(rows, {"minutes that takes here": ".0f"})
 
 
 def trial_jobs(lab: Lab) -> dict[str, Job]:
@@ -435,7 +437,8 @@ class Chapter:
     def permuted_bars(self) -> Figure | Table:
         """Training loss with pixels in place and permuted."""
         if not self.permuted:
-            return absent("conv, permuted", "fc, permuted")
+            return absent({label: self.wanted[label] for label in ("conv, permuted",
+                                                                   "fc, permuted")})
         drawn = plot_bars(self.permuted_losses(), "What permuting the pixels costs",
                           "training loss above the floor, nats")
         return self.lab.figure(drawn, "cifar-permuted", "Training loss above the floor with "

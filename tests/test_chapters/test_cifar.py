@@ -274,8 +274,11 @@ def test_the_spread_is_that_of_the_seeds_that_are_there(task):
 
 
 def test_permuting_says_what_is_not_there(task):
-    assert isinstance(task.permuted_bars(), Table)
-    assert task.permuted_bars().column("note") == ["not trained here"] * 2
+    job = SimpleNamespace(minutes_left=7.0)
+    task.wanted = {"conv, permuted": job, "fc, permuted": job}
+    shown = task.permuted_bars()
+    assert isinstance(shown, Table) and shown.column("minutes that takes here") == [7.0] * 2
+    assert all("not trained here" in note for note in shown.column("note"))
     table = task.permuting()
     assert table.column("permuted") == [None] * 3 and table.column("cost") == [None] * 3
     assert "permuted.conv" not in task.lab.found
