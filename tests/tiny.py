@@ -1,4 +1,4 @@
-"""A training that takes a second, for the tests of trainings and of what they keep."""
+"""What is small enough for a test: trainings of a second, a linear model, images of noise."""
 
 import torch
 
@@ -10,10 +10,17 @@ from vae_helpers import Recipe
 TINY = Recipe("tiny", side=8, widths=(4, 8), latent=3, batch=10, epochs=4)
 EARLY = TINY.but(name="early", reconstruction="sse", norm=False, patience=1, min_delta=0.0,
                  lr=1e-2, epochs=8)
+LINEAR = Recipe("plain", network="fc", widths=(), norm=False, link="identity",
+                reconstruction="sse", side=4, latent=3)
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def grey(n=40, side=4, seed=0):
+    """Images of white noise, bytes."""
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(seed))
 
 
 def noise_images(n=35, side=8, seed=0):

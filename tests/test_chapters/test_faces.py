@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import LINEAR, generator, grey
 
 from lab import measures
 from lab.chapters import faces as ask
@@ -17,19 +18,9 @@ from lab.judge import FeatureNet
 from lab.session import Lab
 from lab.show import Figure, Table
 from lab.training import decode_set
-from vae_helpers import Recipe, build
+from vae_helpers import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LINEAR = Recipe("plain", network="fc", widths=(), norm=False, link="identity",
-                reconstruction="sse", side=4, latent=3)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def grey(n=40, side=4, seed=0):
-    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=seeded(seed))
 
 
 def planted(eigenvalues, total=None):
@@ -46,7 +37,7 @@ def model():
     """x_hat = ½ + B z / 20 with orthonormal columns B, so that decodings stay inside [0, 1]."""
     model = build(LINEAR)
     with torch.no_grad():
-        basis = torch.linalg.qr(torch.randn(48, 3, generator=seeded())).Q
+        basis = torch.linalg.qr(torch.randn(48, 3, generator=generator())).Q
         model.decoder[0].weight.copy_(basis / 20)
         model.decoder[0].bias.fill_(0.5)
     return model.eval()
@@ -94,7 +85,7 @@ def test_saturated_values_are_counted_where_they_were_planted():
 
 def test_scaled_draws_of_a_linear_decoder_spread_as_far(model):
     judge = SimpleNamespace(distance=lambda images: 1.0)
-    z = torch.randn(500, 3, generator=seeded())
+    z = torch.randn(500, 3, generator=generator())
     quarter, one, two = ask.by_scale(model, judge, z, (0.25, 1.0, 2.0))
     assert quarter["spread"] == pytest.approx(one["spread"] / 4, rel=1e-3)
     assert two["norm"] == pytest.approx(2 * one["norm"])
@@ -118,8 +109,8 @@ def test_a_traversal_changes_one_dimension(model):
 
 
 def test_an_attribute_is_found_and_read_where_it_was_planted(model):
-    codes = torch.randn(4000, 3, generator=seeded())
-    hat = torch.rand(4000, generator=seeded(1)) < 0.4
+    codes = torch.randn(4000, 3, generator=generator())
+    hat = torch.rand(4000, generator=generator(1)) < 0.4
     codes[hat] += torch.tensor([0.0, 2.0, 2.0])                     # along two dimensions at once
     labels = torch.stack([hat, torch.ones_like(hat)], 1)
     directions = ask.attribute_directions(codes, labels, ("Hat", "Face"))

@@ -6,24 +6,15 @@ import math
 
 import pytest
 import torch
+from tiny import LINEAR, generator, grey
 
 from data import image_set
 from lab import measures
 from lab.chapters import interpolation as ask
 from lab.training import decode_set, encode_set, lerp, slerp
-from vae_helpers import Recipe, build
+from vae_helpers import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LINEAR = Recipe("plain", network="fc", widths=(), norm=False, link="identity",
-                reconstruction="sse", side=4, latent=3)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def grey(n=40, side=4, seed=0):
-    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=seeded(seed))
 
 
 def made_set(images, labels, names):
@@ -35,7 +26,7 @@ def made_set(images, labels, names):
 def model():
     """x_hat = ½ + B z and mu = 0.1 B^T x with orthonormal columns B: decodings stay in [0, 1]."""
     model = build(LINEAR)
-    basis = torch.linalg.qr(torch.randn(48, 3, generator=seeded())).Q
+    basis = torch.linalg.qr(torch.randn(48, 3, generator=generator())).Q
     with torch.no_grad():
         model.to_mu.weight.copy_(0.1 * basis.T)
         model.to_mu.bias.zero_()
@@ -47,7 +38,7 @@ def model():
 @pytest.fixture
 def frames():
     """Ten frames of noise each, between unrelated ends."""
-    return torch.rand(5, 10, 3, 8, 8, generator=seeded())
+    return torch.rand(5, 10, 3, 8, 8, generator=generator())
 
 
 # ---- paths
@@ -84,7 +75,7 @@ def test_pairs_are_chosen_as_named(model):
 
 
 def test_no_image_stands_in_two_of_the_first_rows():
-    mu = torch.randn(12, 3, generator=seeded())
+    mu = torch.randn(12, 3, generator=generator())
     for labels in (torch.tensor([4, 4, 4, 7, 4] + [7] * 7), torch.arange(12) // 2,
                    torch.tensor([4, 7, 4, 7] * 3)):
         pairs = ask.choose_pairs(mu, labels)
@@ -112,9 +103,9 @@ def test_middle_is_the_share_of_the_ends():
 @pytest.mark.parametrize("steps", [10, 11])
 def test_unrelated_ends_do_half_way_what_the_null_says(steps):
     norm, sharpness = ask.unrelated_ends(steps)
-    codes = torch.randn(2, 2000, 50, generator=seeded())
+    codes = torch.randn(2, 2000, 50, generator=generator())
     assert ask.middle(lerp(*codes, steps).norm(dim=-1)) == pytest.approx(norm, rel=0.01)
-    noise = torch.rand(300, steps, 3, 16, 16, generator=seeded(1))
+    noise = torch.rand(300, steps, 3, 16, 16, generator=generator(1))
     kept = ask.middle(ask.sharpness_along(ask.cross_fade(noise)))
     assert kept == pytest.approx(sharpness, rel=0.01)
 
@@ -138,18 +129,18 @@ def test_the_detour_of_a_linear_decoders_line_is_one(model):
 def test_a_way_there_and_back_and_there_is_three_times_as_long():
     """Thrice the way in as many steps: each step is three times as long, its square nine times."""
     t = torch.tensor([0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0, 1 / 3, 2 / 3, 1]).view(1, -1, 1, 1, 1)
-    frames = t.expand(4, -1, 3, 4, 4) * torch.rand(4, 1, 3, 4, 4, generator=seeded())
+    frames = t.expand(4, -1, 3, 4, 4) * torch.rand(4, 1, 3, 4, 4, generator=generator())
     assert ask.detour_of(frames)[0] == pytest.approx(9, rel=1e-4)
 
 
 def test_the_error_of_a_detour_is_its_spread_over_sets_of_pairs():
-    frames = torch.rand(400, 20, 4, 1, 2, 2, generator=seeded())    # 400 sets of 20 pairs
+    frames = torch.rand(400, 20, 4, 1, 2, 2, generator=generator())    # 400 sets of 20 pairs
     found = torch.tensor([ask.detour_of(each) for each in frames])
     assert found[:, 1].mean().item() == pytest.approx(found[:, 0].std().item(), rel=0.15)
 
 
 def test_a_great_circle_of_equal_norms_keeps_them():
-    a, b = torch.nn.functional.normalize(torch.randn(2, 30, 20, generator=seeded()), dim=-1)
+    a, b = torch.nn.functional.normalize(torch.randn(2, 30, 20, generator=generator()), dim=-1)
     assert ask.middle(slerp(a, b).norm(dim=-1)) == pytest.approx(1, rel=1e-5)
 
 
@@ -157,7 +148,7 @@ def test_a_great_circle_of_equal_norms_keeps_them():
 
 
 def test_doubling_the_steps_tells_a_line_from_a_jump_from_noise():
-    images = torch.rand(30, 3, 8, 8, generator=seeded())
+    images = torch.rand(30, 3, 8, 8, generator=generator())
     for steps in (9, 18):
         found = ask.known_doublings(images, steps, seed=0)
         assert found["cross-fade"] == pytest.approx(2, abs=1e-4)
@@ -174,7 +165,7 @@ def test_a_smooth_curve_has_an_exponent_near_two():
 
 
 def test_as_many_intervals_as_the_square_law_says_give_the_claimed_step():
-    ends = torch.rand(3, 2, 3, 4, 4, generator=seeded())
+    ends = torch.rand(3, 2, 3, 4, 4, generator=generator())
     nine, thirteen = (measures.smoothness(ask.cross_fade(
         torch.cat([ends[:, :1].expand(-1, n, -1, -1, -1), ends[:, 1:]], 1))).mean().item()
         for n in (9, 13))
@@ -185,7 +176,7 @@ def test_as_many_intervals_as_the_square_law_says_give_the_claimed_step():
 
 
 def test_least_squares_finds_planted_coefficients_with_their_errors():
-    draw, slopes, errors = seeded(), [], []
+    draw, slopes, errors = generator(), [], []
     for _ in range(200):
         x, same = torch.randn(150, generator=draw), torch.rand(150, generator=draw) < 0.5
         noise = (1 + x.abs()) * torch.randn(150, generator=draw)        # of unequal variance
@@ -199,7 +190,7 @@ def test_least_squares_finds_planted_coefficients_with_their_errors():
 
 
 def test_a_class_that_is_only_nearer_has_no_effect_at_equal_distance():
-    draw = seeded()
+    draw = generator()
     same = torch.arange(2000) < 1000
     distance = torch.rand(2000, generator=draw) + 1 - 0.4 * same        # one class is nearer
     detour = 1 + 0.1 * distance.log2() + 0.01 * torch.randn(2000, generator=draw)
