@@ -6,13 +6,15 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from data import DataError, load_splits
 from lab.files import Damaged, read_history, read_identity
 from lab.prose import NotebookError
-from lab.recipes import RECIPES, TRIAL_EPOCHS, TRIALS, Settings
+from lab.recipes import CHAPTERS, RECIPES, TRIAL_EPOCHS, TRIALS, Settings
 from lab.runs import Job
 from lab.show import Progress
+from lab.training import is_finished
 from vae_helpers import Recipe, build, count_parameters
 
 
@@ -101,28 +103,50 @@ def trials(args: argparse.Namespace) -> None:
 
 
 def list_runs(args: argparse.Namespace) -> None:
-    """Prints every recipe, and under it the runs of that name; a damaged one is named."""
-    kept: dict[str, list[str]] = {}
+    """Prints every chapter's recipes, and under each the runs of that name; a damaged one last."""
+    kept: dict[str, list[Listed]] = {}
     for path in sorted(Path(args.runs).glob("*/run.json")):
-        try:
-            identity, history = read_identity(path.parent), read_history(path.parent)
-        except Damaged as trouble:
-            kept.setdefault("", []).append(str(trouble))
-            continue
-        last = f", loss {history[-1]['loss']:.1f}, KL {history[-1]['kl']:.1f}" if history else ""
-        kept.setdefault(identity["recipe"]["name"], []).append(
-            f"{path.parent.name}: {len(history)} of {identity['epochs']} epochs, "
-            f"seed {identity['seed']}, {identity['images']:,} images, "
-            f"{identity['precision']}{last}")
-    for name, recipe in RECIPES.items():
-        print(f"{name:12s} {recipe.data} {recipe.side}x{recipe.side}, {recipe.network} "
-              f"{'-'.join(map(str, recipe.widths))}, latent {recipe.latent}, "
-              f"{recipe.reconstruction}, {recipe.epochs} epochs, "
-              f"{count_parameters(build(recipe)):,} parameters")
-        for line in kept.pop(name, []):
-            print(f"             {line}")
-    for line in (line for lines in kept.values() for line in lines):
-        print(line)
+        run = listed(path.parent)
+        kept.setdefault(run.name, []).append(run)
+    for chapter, names in CHAPTERS.items():
+        runs = [run for name in names for run in kept.get(name, [])]
+        done = sum(run.finished for run in runs)
+        print(f"{chapter}: {len(names)} recipes, {done} finished runs, "
+              f"{sum(run.minutes for run in runs):.0f} minutes")
+        for name in names:
+            recipe = RECIPES[name]
+            print(f"  {name:13s} {recipe.data} {recipe.side}x{recipe.side}, {recipe.network} "
+                  f"{'-'.join(map(str, recipe.widths))}, latent {recipe.latent}, "
+                  f"{recipe.reconstruction}, {recipe.epochs} epochs, "
+                  f"{count_parameters(build(recipe)):,} parameters")
+            for run in kept.pop(name, []):
+                print(f"      {run.text}")
+    for run in (run for runs in kept.values() for run in runs):
+        print(run.text)
+
+
+class Listed(NamedTuple):
+    """A folder of a run as `list` shows it; one that is damaged has no name."""
+
+    name: str
+    text: str
+    finished: bool = False
+    minutes: float = 0.0
+
+
+def listed(folder: Path) -> Listed:
+    """What a folder says of its run, without the weights."""
+    try:
+        identity, history = read_identity(folder), read_history(folder)
+    except Damaged as trouble:
+        return Listed("", str(trouble))
+    fields, epochs = identity["recipe"], identity["epochs"]
+    last = f", loss {history[-1]['loss']:.1f}, KL {history[-1]['kl']:.1f}" if history else ""
+    text = (f"{folder.name}: {len(history)} of {epochs} epochs, seed {identity['seed']}, "
+            f"{identity['images']:,} images, {identity['precision']}{last}")
+    known = RECIPES.get(fields["name"])
+    done = len(history) == epochs or bool(known) and is_finished(known, history, epochs)
+    return Listed(fields["name"], text, done, sum(h["seconds"] for h in history) / 60)
 
 
 def notebook():

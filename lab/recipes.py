@@ -10,6 +10,9 @@ from vae_helpers import Recipe
 
 # ---- recipes; a name is part of its runs' identity, so none is ever given to another recipe
 
+SIGMAS = {"learned": None, "2": 0.5 ** 0.5, "8": 0.125 ** 0.5, "32": 0.03125 ** 0.5}    # σ² = 1/n
+COLLAPSES = {"05": 55.35, "09": 99.63, "11": 121.77, "20": 221.4}   # β; 110.7 is twice CIFAR's λ₁
+
 
 def _table() -> dict[str, Recipe]:
     """The recipes of all chapters."""
@@ -19,10 +22,15 @@ def _table() -> dict[str, Recipe]:
                          schedule="onecycle", clip=300.0, epochs=10)
     early = dict(reconstruction="sse", patience=5, epochs=40)
     settings = dict(batch=64), dict(batch=128, lr=5e-4), dict(batch=64, lr=5e-4, latent=256)
+    sigma = small.but(reconstruction="gaussian", epochs=10)
+    collapse = small.but(reconstruction="sse", epochs=3)
+    faces = Recipe("celeba64", data="celeba", side=64, latent=256, batch=64)
+    large = Recipe("celeba128", data="celeba", side=128, widths=(32, 64, 128, 256, 512),
+                   norm=False, link="tanh", reconstruction="sse", batch=64)
     recipes = [
         conv, fc, improved,
         fc.but(name="fc-wide", widths=(768,)),
-        Recipe("celeba64", data="celeba", side=64, latent=256, batch=64),
+        faces, faces.but(name="celeba64-d128", latent=128),
         small,                                              # the theory's demonstrations
         small.but(name="small-beta0", beta=0.0),
         small.but(name="small-ae", noise=False),
@@ -31,12 +39,23 @@ def _table() -> dict[str, Recipe]:
         *(small.but(name=f"p{i}-conv", **early, **p) for i, p in enumerate(settings, 1)),
         *(fc.but(name=f"p{i}-fc", **early, **p) for i, p in enumerate(settings, 1)),
         small.but(name="celeba32", data="celeba", **early, **settings[1]),
-        Recipe("celeba128", data="celeba", side=128, widths=(32, 64, 128, 256, 512), norm=False,
-               link="tanh", reconstruction="sse", batch=64)]
+        large,
+        *(large.but(name=f"celeba128-b{b}", beta=float(b), epochs=5) for b in (4, 10)),
+        *(sigma.but(name=f"sigma-{n}", sigma=s) for n, s in SIGMAS.items()),
+        *(collapse.but(name=f"collapse-{n}", beta=b) for n, b in COLLAPSES.items())]
     return {recipe.name: recipe for recipe in recipes}
 
 
 RECIPES = _table()
+
+# Which chapter a recipe is trained for.
+CHAPTERS = {
+    "Theory": [name for name in RECIPES if name.startswith("small")],
+    "Task 1": ["conv", "fc", "fc-wide", "improved"],
+    "Task 3": ["celeba64", "celeba64-d128"],
+    "The sweep": [name for name in RECIPES if name.startswith("p")] + ["celeba32"],
+    "β at 128×128": [name for name in RECIPES if name.startswith(("celeba128", "collapse"))],
+    "Blur": [name for name in RECIPES if name.startswith("sigma")]}
 
 # What was tried for the improvement: three epochs each on the training images less the held-out
 # ones, which decide. The last, about twice as dear as `conv`, was the improvement of an earlier
@@ -76,6 +95,7 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     extensions: bool = False
+    setting: str = "p2-conv"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -89,6 +109,9 @@ class Settings:
                 raise ValueError(f"{name} = {value!r} is empty: give one, as {field.default!r}")
         if self.data not in ("auto", "real", "standin"):
             raise ValueError(f"DATA = {self.data!r} is none of 'auto', 'real', 'standin'")
+        if self.setting not in CHAPTERS["The sweep"]:
+            raise ValueError(f"SETTING = {self.setting!r} is none of "
+                             + ", ".join(map(repr, CHAPTERS["The sweep"])))
         choose_precision(self.precision, choose_device(self.device))
 
     def epochs_of(self, recipe: Recipe) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -178,7 +178,7 @@ class Job:
         n = len(self.splits.train)
         precision = usable(self.precision, self.where)
         seconds = (median_seconds(history) if history
-                   else n * seconds_per_image(self.recipe, self.where, precision))
+                   else n * pace_of(like(self.recipe), self.where, precision))
         return (self.epochs - len(history)) * seconds / 60
 
     def train(self, progress: Progress | None = None) -> Run:
@@ -197,6 +197,17 @@ class Job:
             log_epochs(history, self.epochs, progress)
         progress.done()
         return Run(self.recipe, model.eval(), history, self.folder, self.identity, trained_here)
+
+
+def like(recipe: Recipe) -> Recipe:
+    """The recipe without what a step's time does not depend on."""
+    return recipe.but(name="like", beta=1.0, lr=1e-3, epochs=1, patience=0, noise=True)
+
+
+@cache
+def pace_of(recipe: Recipe, device: torch.device, precision: str) -> float:
+    """Seconds an image, measured once."""
+    return seconds_per_image(recipe, device, precision)
 
 
 def refuse_slow_bf16(job: Job) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data import Splits, load_splits
 from lab.judge import Judge
-from lab.recipes import RECIPES, check_settings
+from lab.recipes import CHAPTERS, RECIPES, check_settings
 from lab.runs import Job, Run
 from lab.show import Figure, Findings, Gallery, Progress, Table
 from lab.training import choose_device, choose_precision, usable
@@ -86,11 +86,18 @@ class Lab:
         """A recipe that every run trains, or loads; its epochs are logged."""
         return self._done(name, self.job(name, splits), log)
 
-    def optional(self, label: str, job: Job) -> Run | None:
+    def optional(self, label: str) -> Run | None:
         """A training that is loaded where it is finished, done with EXTENSIONS, else left out."""
+        job = self.wanted[label]
         if self.settings.extensions or job.finished:
             return self._done(label, job, log=False)
         return None
+
+    def absent(self, *labels: str) -> Table:
+        """What stands in the place of something whose trainings are missing, and their minutes."""
+        rows = [{"training": label, "note": "not trained here; EXTENSIONS = True trains it",
+                 "minutes that takes here": self.wanted[label].minutes_left} for label in labels]
+        return Table(rows, {"minutes that takes here": ".0f"})
 
     def _done(self, label: str, job: Job, log: bool) -> Run:
         if label not in self.runs:
@@ -98,34 +105,38 @@ class Lab:
             self.runs[label] = job.train(Progress(how, log=log))
         return self.runs[label]
 
-    def extensions(self) -> dict[str, Job]:
+    @cached_property
+    def wanted(self) -> dict[str, Job]:
         """The trainings beyond the default ones, by label."""
-        job, n = self.job, self.settings
-        again = max(3 * n.epochs_of(RECIPES["conv"]), 2)
+        job, epochs_of = self.job, self.settings.epochs_of
+        again = max(3 * epochs_of(RECIPES["conv"]), 2)
+        half = max(epochs_of(RECIPES["celeba128"]) // 2, 1)
+        seeds = {"fc": (1, 2), "conv": (1,), "p1-conv": (1,), "p2-conv": (1,), "p1-fc": (1,),
+                 "p2-fc": (1,)}
         return {"conv, permuted": job("conv", self.permuted),
                 "fc, permuted": job("fc", self.permuted),
-                "fc, seed 1": job("fc", seed=1), "fc, seed 2": job("fc", seed=2),
-                "conv, seed 1": job("conv", seed=1), "fc-wide": job("fc-wide"),
-                f"conv, {again} epochs": job("conv", epochs=again)}
+                **{f"{name}, seed {seed}": job(name, seed=seed)
+                   for name, more in seeds.items() for seed in more},
+                f"conv, {again} epochs": job("conv", epochs=again),
+                "celeba128, half": job("celeba128", epochs=half),
+                "celeba128, seed 1": job("celeba128", seed=1, epochs=half),
+                **{name: job(name) for name in RECIPES if name not in self.DEFAULT}}
 
     def plan(self) -> Table:
-        """Which trainings lie in RUNS already, and how long the others would take here."""
-        jobs = {name: (self.job(name), "always") for name in self.DEFAULT}
-        jobs |= {label: (job, "EXTENSIONS") for label, job in self.extensions().items()}
+        """Chapter by chapter, which trainings lie in RUNS already, and how long the others take."""
+        jobs = {name: self.job(name) for name in self.DEFAULT} | self.wanted
         rows = []
-        for label, (job, by) in jobs.items():
-            history = job.history
-            rows.append({"training": label, "trained": by, "images": len(job.splits.train),
-                         "epochs": job.epochs, "done": len(history),
-                         "minutes taken": sum(h["seconds"] for h in history) / 60,
-                         "minutes to go": job.minutes_left})
+        for chapter, names in CHAPTERS.items():
+            for by in ("always", "EXTENSIONS"):
+                some = {label: job for label, job in jobs.items() if job.recipe.name in names
+                        and (label in self.DEFAULT) == (by == "always")}
+                if some:
+                    rows.append(plan_row(chapter, by, some))
         for by in ("always", "EXTENSIONS"):
-            some = [row for row in rows if row["trained"] == by]
-            total = {key: sum(row[key] for row in some)
-                     for key in ("minutes taken", "minutes to go")}
-            rows.append({"training": "**in all**", "trained": by, "images": None, "epochs": None,
-                         "done": None, **total})
-        return Table(rows, {"minutes taken": ".1f", "minutes to go": ".1f"})
+            rows.append({"trainings of": "**in all**", "trained": by, "which": ""} | {
+                key: sum(row[key] for row in rows if row["trained"] == by)
+                for key in ("number", "finished", "minutes taken", "minutes to go")})
+        return Table(rows, {"minutes taken": ".0f", "minutes to go": ".0f"})
 
     def trainings(self) -> list[dict]:
         """What results.json keeps of every training that was used."""
@@ -176,3 +187,11 @@ class Lab:
         self.found.write(path, trainings)
         return Table([{"file": f"`{path.as_posix()}`", "findings": len(self.found),
                        "trainings": len(trainings)}])
+
+
+def plan_row(chapter: str, by: str, jobs: dict[str, Job]) -> dict:
+    """How many of a chapter's trainings are finished, and the minutes of all of them."""
+    return {"trainings of": chapter, "trained": by, "which": ", ".join(jobs), "number": len(jobs),
+            "finished": sum(job.finished for job in jobs.values()),
+            "minutes taken": sum(h["seconds"] for job in jobs.values() for h in job.history) / 60,
+            "minutes to go": sum(job.minutes_left for job in jobs.values())}

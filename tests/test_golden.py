@@ -13,6 +13,7 @@ import data
 from lab import measures
 from lab.files import run_folder, run_identity
 from lab.layers import fast
+from lab.recipes import RECIPES
 from lab.training import evaluate, generator, make_optimizer, start_linear, summary, train_epoch
 from vae_helpers import Recipe, build
 
@@ -96,6 +97,15 @@ def folder_of(recipe, epochs, seed, images):
     stub = type("Images", (), {"__len__": lambda self: count, "fingerprint": fingerprint})()
     held = heldout and SimpleNamespace(fingerprint=heldout)
     return run_folder("runs", run_identity(recipe, stub, held, seed, epochs, "bf16")).name
+
+
+def test_the_table_of_recipes_finds_these_runs():
+    kept = {name for name, *_ in RUNS}
+    images = {"conv": CIFAR, "celeba64": FACES_64, "celeba128": FACES_128, "celeba32": FACES_32}
+    for name, recipe in RECIPES.items():
+        stopped = STOPS if recipe.patience else CIFAR
+        of = images.get(f"celeba{recipe.side}", CIFAR) if recipe.data == "celeba" else stopped
+        assert folder_of(recipe, recipe.epochs, 0, of) in kept, name
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run[0])

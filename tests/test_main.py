@@ -7,7 +7,7 @@ import torch
 
 from lab import __main__ as command_line
 from lab.__main__ import main
-from lab.recipes import RECIPES, TRIALS
+from lab.recipes import CHAPTERS, RECIPES, TRIALS
 from vae_helpers import build, count_parameters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,27 +22,30 @@ def test_list_shows_every_recipe_and_what_is_trained_of_it(tmp_path, capsys):
     assert trained[-1].startswith("p1-fc, 1 epochs (best: 1) on 160 images, trained here")
     assert main(["list", *runs]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == len(RECIPES) + 1
-    heads = [line for line in listed if line[0] != " "]
-    for line, recipe in zip(heads, RECIPES.values(), strict=True):
-        assert line.split()[0] == recipe.name
-        assert f"{count_parameters(build(recipe)):,} parameters" in line
+    assert len(listed) == len(CHAPTERS) + len(RECIPES) + 1
+    heads = {line.split()[0]: line for line in listed if line[0] == " " != line[2]}
+    assert heads.keys() == RECIPES.keys()
+    for name, line in heads.items():
+        assert f"{count_parameters(build(RECIPES[name])):,} parameters" in line
     folder = next(tmp_path.glob("p1-fc-1-*"))
     last = json.loads((folder / "history.json").read_text())[-1]
-    shown = listed[1 + [line.split()[0] for line in listed].index("p1-fc")].strip()
-    assert shown == (f"{folder.name}: 1 of 1 epochs, seed 0, 160 images, fp32, "
-                     f"loss {last['loss']:.1f}, KL {last['kl']:.1f}")
+    assert listed[1 + listed.index(heads["p1-fc"])].strip() == (
+        f"{folder.name}: 1 of 1 epochs, seed 0, 160 images, fp32, "
+        f"loss {last['loss']:.1f}, KL {last['kl']:.1f}")
+    [chapter] = [line for line in listed if line.startswith("The sweep")]
+    assert chapter == "The sweep: 7 recipes, 1 finished runs, 0 minutes"
 
 
 def test_list_of_no_runs_is_that_of_the_recipes(tmp_path, capsys):
     assert main(["list", "--runs", str(tmp_path / "nowhere")]) == 0
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == len(RECIPES) and not err
+    assert len(out.splitlines()) == len(CHAPTERS) + len(RECIPES) and not err
 
 
 def test_list_shows_runs_whose_recipe_is_gone(tmp_path, capsys, monkeypatch):
     main(["train", "p1-fc", "--epochs", "1", *QUICK, "--runs", str(tmp_path)])
     monkeypatch.setattr(command_line, "RECIPES", {})
+    monkeypatch.setattr(command_line, "CHAPTERS", {})
     capsys.readouterr()
     assert main(["list", "--runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith(next(tmp_path.glob("p1-fc-*")).name)

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from lab.recipes import RECIPES, TRIALS, Settings, check_settings
+from lab.recipes import CHAPTERS, RECIPES, TRIALS, Settings, check_settings
 from vae_helpers import build, count_parameters
 
 PARAMETERS = {
@@ -16,7 +16,10 @@ PARAMETERS = {
     "celeba64": 11_815_555, "celeba32": 1_119_811, "celeba128": 8_729_283, "small": 1_119_811,
     "small-beta0": 1_119_811, "small-ae": 1_119_811, "small-mean": 1_119_811,
     "small-sharp": 1_119_811, "p1-conv": 1_119_811, "p2-conv": 1_119_811, "p3-conv": 1_906_499,
-    "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600}
+    "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600, "celeba64-d128": 8_669_571,
+    "celeba128-b4": 8_729_283, "celeba128-b10": 8_729_283, "sigma-learned": 1_119_812,
+    **dict.fromkeys(("sigma-2", "sigma-8", "sigma-32", "collapse-05", "collapse-09", "collapse-11",
+                     "collapse-20"), 1_119_811)}
 
 # ---- the table
 
@@ -55,13 +58,24 @@ DESIGN = {
     "small-sharp": dict(epochs=5, beta=0.1, **SMALL),
     "p1-conv": SMALL | P1, "p2-conv": SMALL | P2, "p3-conv": SMALL | P3,
     "p1-fc": dict(network="fc", **P1), "p2-fc": dict(network="fc", **P2),
-    "p3-fc": dict(network="fc", **P3)}
+    "p3-fc": dict(network="fc", **P3),
+    "celeba64-d128": dict(data="celeba", side=64, latent=128, batch=64, norm=True),
+    **{f"celeba128-b{b}": dict(data="celeba", side=128, link="tanh", reconstruction="sse", batch=64,
+                               widths=(32, 64, 128, 256, 512), beta=b, epochs=5) for b in (4, 10)},
+    **{f"sigma-{n}": dict(reconstruction="gaussian", sigma=sigma, **SMALL)
+       for n, sigma in (("learned", None), ("2", 2 ** -0.5), ("8", 8 ** -0.5), ("32", 32 ** -0.5))},
+    **{f"collapse-{n}": dict(reconstruction="sse", epochs=3, beta=beta, **SMALL)
+       for n, beta in (("05", 55.35), ("09", 99.63), ("11", 121.77), ("20", 221.4))}}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_those_of_the_design(name):
     fields, wanted = dataclasses.asdict(RECIPES[name]), COMMON | DESIGN[name]
     assert {field: fields[field] for field in wanted} == wanted and fields["name"] == name
+
+
+def test_every_recipe_belongs_to_one_chapter():
+    assert sorted(name for names in CHAPTERS.values() for name in names) == sorted(RECIPES)
 
 
 def test_trials_have_the_name_of_what_they_may_become_and_differ():
@@ -74,7 +88,7 @@ def test_trials_have_the_name_of_what_they_may_become_and_differ():
 
 GOOD = {"EPOCHS": 1, "CONV_EPOCHS": 2, "FC_EPOCHS": 3, "CELEBA_EPOCHS": 4, "TRAIN_LIMIT": 500,
         "DATA": "standin", "DATA_ROOT": "elsewhere", "RUNS": "r", "FIGURES": "f", "SEED": 7,
-        "DEVICE": "cpu", "PRECISION": "fp32", "EXTENSIONS": True}
+        "DEVICE": "cpu", "PRECISION": "fp32", "EXTENSIONS": True, "SETTING": "p1-fc"}
 
 
 @pytest.fixture
@@ -99,7 +113,8 @@ def test_parameters_arrive_under_their_names():
     ("DATA", ""), ("DATA_ROOT", ""), ("RUNS", ""), ("FIGURES", ""), ("FIGURES", "  "),
     ("DEVICE", "gpu"), ("DEVICE", "cuda"), ("DEVICE", "mps"), ("DEVICE", 0), ("DEVICE", ""),
     ("PRECISION", "fp16"), ("PRECISION", 32), ("EXTENSIONS", 1), ("EXTENSIONS", "yes"),
-    ("EXTENSIONS", []), ("RUNS", {}), ("EPOCHS", max)])
+    ("EXTENSIONS", []), ("RUNS", {}), ("EPOCHS", max), ("SETTING", "p4"), ("SETTING", "conv"),
+    ("SETTING", ""), ("SETTING", 1)])
 def test_nonsense_is_refused_in_one_sentence_that_names_the_parameter(machine, name, value):
     with pytest.raises(ValueError) as refusal:
         check_settings({**GOOD, name: value})

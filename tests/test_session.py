@@ -19,9 +19,11 @@ QUICK = {"EPOCHS": 1, "TRAIN_LIMIT": 40, "DATA": "standin", "DEVICE": "cpu", "PR
 
 @pytest.fixture
 def here(tmp_path):
-    """A session on drawn images and no trained run."""
-    def session(**changes):
-        return Lab({**QUICK, "RUNS": str(tmp_path), **changes})
+    """A session on drawn images and no trained run, with these trainings beyond the default."""
+    def session(jobs=None, **changes):
+        made = Lab({**QUICK, "RUNS": str(tmp_path), **changes})
+        made.__dict__.update({"wanted": jobs} if jobs else {})
+        return made
     return session
 
 
@@ -104,42 +106,48 @@ def tiny(tmp_path):
 
 
 def test_optional_training_waits_for_extensions(here, tiny):
-    session = here()
-    assert session.optional("tiny", tiny) is None and session.runs == {}
-    trained = here(EXTENSIONS=True).optional("tiny", tiny)
+    session = here({"tiny": tiny})
+    assert session.optional("tiny") is None and session.runs == {}
+    trained = here({"tiny": tiny}, EXTENSIONS=True).optional("tiny")
     assert trained.trained_here and len(trained.history) == TINY.epochs
-    loaded = session.optional("tiny", tiny)
+    loaded = session.optional("tiny")
     assert loaded is not None and not loaded.trained_here
-    assert session.optional("tiny", tiny) is loaded is session.runs["tiny"]
+    assert session.optional("tiny") is loaded is session.runs["tiny"]
+
+
+def test_what_is_absent_says_how_long_it_takes(here, tiny):
+    [row] = here({"tiny": tiny}).absent("tiny").rows
+    assert row["training"] == "tiny" and row["minutes that takes here"] > 0
 
 
 def test_early_stopped_training_is_no_longer_optional(here, tmp_path):
     stops = job(tmp_path, EARLY)
     assert len(stops.train().history) < EARLY.epochs
-    assert here().optional("early", stops).chosen["epoch"] < EARLY.epochs
+    assert here({"early": stops}).optional("early").chosen["epoch"] < EARLY.epochs
 
 
-def test_plan_counts_what_is_there_and_what_is_to_come(here, monkeypatch, tiny):
+def test_plan_counts_by_chapter_what_is_there_and_what_is_to_come(here, monkeypatch, tmp_path):
     monkeypatch.setattr(Lab, "DEFAULT", ("small", "fc"))
-    monkeypatch.setattr(Lab, "extensions", lambda self: {"tiny": tiny})
-    session = here()
-    before = {row["training"]: row for row in session.plan().rows}
-    assert before["tiny"]["done"] == 0 < before["tiny"]["minutes to go"]
-    tiny.train(), session.train("fc", log=False)
-    rows = session.plan().rows
-    after = {row["training"]: row for row in rows}
-    for label, epochs in (("tiny", 4), ("fc", 1)):
-        assert after[label]["done"] == after[label]["epochs"] == epochs
-        assert after[label]["minutes to go"] == 0 < after[label]["minutes taken"]
-    assert after["small"]["done"] == 0 < after["small"]["minutes to go"]
-    always = next(row for row in rows if row["training"] == "**in all**")
-    assert always["minutes to go"] == after["small"]["minutes to go"]
+    wide = job(tmp_path, TINY.but(name="fc-wide"))
+    session = here({"fc-wide": wide})
+    before = {(row["trainings of"], row["trained"]): row for row in session.plan().rows}
+    assert before["Task 1", "EXTENSIONS"]["finished"] == 0 < before["Task 1", "EXTENSIONS"][
+        "minutes to go"]
+    wide.train(), session.train("fc", log=False)
+    rows = {(row["trainings of"], row["trained"]): row for row in session.plan().rows}
+    for by, label in (("EXTENSIONS", "fc-wide"), ("always", "fc")):
+        row = rows["Task 1", by]
+        assert row["which"] == label and row["number"] == row["finished"] == 1
+        assert row["minutes to go"] == 0 < row["minutes taken"]
+    assert rows["Theory", "always"]["finished"] == 0 < rows["Theory", "always"]["minutes to go"]
+    assert rows["**in all**", "always"]["minutes to go"] == rows["Theory", "always"][
+        "minutes to go"] and rows["**in all**", "always"]["number"] == 2
     assert session.plan()._repr_markdown_()
 
 
 def test_trainings_say_what_was_used(here, tmp_path):
-    session = here(EXTENSIONS=True)
-    run = session.optional("early", job(tmp_path, EARLY, seed=2))
+    session = here({"early": job(tmp_path, EARLY, seed=2)}, EXTENSIONS=True)
+    run = session.optional("early")
     [kept] = session.trainings()
     assert kept["training"] == "early" and kept["recipe"] == "early" and kept["seed"] == 2
     assert kept["run"] == run.hash and kept["chosen"] == run.chosen["epoch"]
@@ -147,14 +155,14 @@ def test_trainings_say_what_was_used(here, tmp_path):
     assert json.loads(json.dumps(kept)) == kept
 
 
-def test_every_extension_is_another_training(here):
-    session = here()
-    extensions = session.extensions()
-    folders = [extension.folder for extension in extensions.values()]
-    folders += [session.job(name).folder for name in ("small", "fc", "conv", "improved")]
+def test_every_wanted_training_is_another_one(here):
+    session = here(EPOCHS=2)
+    folders = [wanted.folder for wanted in session.wanted.values()]
+    folders += [session.job(name).folder for name in Lab.DEFAULT]
     assert len(set(folders)) == len(folders)
-    assert {"conv, permuted", "fc, permuted", "fc, seed 1", "fc, seed 2", "conv, seed 1",
-            "fc-wide"} < extensions.keys()
+    assert {"conv, permuted", "fc, permuted", "fc, seed 1", "fc, seed 2", "conv, seed 1", "fc-wide",
+            "p1-fc, seed 1", "celeba128, half", "celeba128, seed 1", "celeba64-d128",
+            "sigma-learned"} < session.wanted.keys()
 
 
 def test_settings_are_checked_at_once():

@@ -10,7 +10,7 @@ from torch import Tensor
 from data import Splits, hold_out
 from lab import measures
 from lab.chapters.scale import FITTED_ON, Scale, best_gain, loss_row, pca_terms
-from lab.probes import (
+from lab.examine import (
     against_linear,
     amortisation_gap,
     rate_and_distortion,
@@ -89,13 +89,6 @@ def quality(judge, models: dict[str, VAE], train: Tensor, test: Tensor, seed: in
 # ---- the chapter
 
 
-def absent(jobs: dict[str, Job]) -> Table:
-    """What stands in the place of something whose trainings are missing, and what they take."""
-    rows = [{"training": label, "note": f"{ABSENT}; EXTENSIONS = True trains it",
-             "minutes that takes here": job.minutes_left} for label, job in jobs.items()]
-    return Table(rows, {"minutes that takes here": ".0f"})
-
-
 def trial_jobs(lab: Lab) -> dict[str, Job]:
     """What was tried for the improvement, decided on training images that are held out."""
     cifar = lab.cifar
@@ -141,18 +134,11 @@ class Chapter:
     def three(self) -> dict[str, Run]:
         return {"conv": self.conv, "fc": self.fc, "improved": self.improved}
 
-    @cached_property
-    def wanted(self) -> dict[str, Job]:
-        return self.lab.extensions()
-
-    def optional(self, label: str) -> Run | None:
-        return self.lab.optional(label, self.wanted[label])
-
     @property
     def long(self) -> tuple[str, Run | None]:
         """The convolutional model carried on to three times its epochs."""
-        label = next(label for label in self.wanted if label.endswith("epochs"))
-        return label, self.optional(label)
+        label = next(label for label in self.lab.wanted if label.endswith("epochs"))
+        return label, self.lab.optional(label)
 
     @cached_property
     def pca(self) -> dict:
@@ -212,7 +198,7 @@ class Chapter:
                 loss_row("the same with one gain", self.pca_gain, scale)]
         self.add("pca.above_floor", rows[1]["above the floor"], note="test")
         self.add("pca_gain.above_floor", rows[2]["above the floor"], note="test")
-        wide = self.optional("fc-wide")
+        wide = self.lab.optional("fc-wide")
         for name, run in (self.three | ({"fc-wide": wide} if wide else {})).items():
             rows.append(loss_row(name, run.chosen, scale, run))
             self._keep(name.replace("-", "_"), run, rows[-1])
@@ -269,7 +255,7 @@ class Chapter:
         rows, test_floor = [], self.scale.test_floor
         wanted = {"conv": ["conv, seed 1"], "fc": ["fc, seed 1", "fc, seed 2"], "improved": []}
         for name, labels in wanted.items():
-            more = [self.optional(label) for label in labels]
+            more = [self.lab.optional(label) for label in labels]
             runs = [self.three[name], *(run for run in more if run)]
             test = self.above([run.chosen["test_loss"] for run in runs])
             apart = spread([run.chosen["loss"] for run in runs])
@@ -300,7 +286,7 @@ class Chapter:
     def statistics(self) -> Table:
         """Test loss of the convolutional models with the last steps' statistics, and settled."""
         label, long = self.long
-        runs = {"conv": self.conv, "conv, seed 1": self.optional("conv, seed 1"), label: long}
+        runs = {"conv": self.conv, "conv, seed 1": self.lab.optional("conv, seed 1"), label: long}
         rows, keys = [], ("conv.settled", "conv.seed_1_settled", "conv.long_settled")
         for (name, run), key in zip(runs.items(), keys, strict=True):
             before = run and run.chosen["test_loss"] - self.scale.test_floor
@@ -425,7 +411,7 @@ class Chapter:
     @cached_property
     def permuted(self) -> dict[str, dict[str, Run]]:
         """The trainings with pixels in place and permuted, for models that have both."""
-        moved = {name: self.optional(f"{name}, permuted") for name in ("conv", "fc")}
+        moved = {name: self.lab.optional(f"{name}, permuted") for name in ("conv", "fc")}
         return {name: {"in place": self.three[name], "permuted": run}
                 for name, run in moved.items() if run}
 
@@ -437,8 +423,7 @@ class Chapter:
     def permuted_bars(self) -> Figure | Table:
         """Training loss with pixels in place and permuted."""
         if not self.permuted:
-            return absent({label: self.wanted[label] for label in ("conv, permuted",
-                                                                   "fc, permuted")})
+            return self.lab.absent("conv, permuted", "fc, permuted")
         drawn = plot_bars(self.permuted_losses(), "What permuting the pixels costs",
                           "training loss above the floor, nats")
         return self.lab.figure(drawn, "cifar-permuted", "Training loss above the floor with "

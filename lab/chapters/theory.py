@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lab import measures
-from lab.probes import texture
+from lab.examine import texture
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite

@@ -14,7 +14,7 @@ from data import Splits, load
 from lab import measures
 from lab.chapters import cifar
 from lab.chapters.scale import Scale, pca_model, scale_of
-from lab.probes import against_linear, amortisation_gap, rate_and_distortion, settled
+from lab.examine import against_linear, amortisation_gap, rate_and_distortion, settled
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
@@ -220,8 +220,8 @@ def task():
     images = SimpleNamespace(images=grey(12, side=32))
     lab = SimpleNamespace(settings=SimpleNamespace(seed=0), found=Findings(), optional=None,
                           cifar=Splits(images, None, images), train=runs.get,
-                          extensions=lambda: {label: label for label in labels})
-    lab.optional = lambda label, job: optional.get(label)
+                          wanted={label: label for label in labels})
+    lab.optional = optional.get
     spectrum = measures.spectrum(images.images, 8)
     made = cifar.Chapter(lab, SimpleNamespace(cifar=Scale(90.0, 100.0, 200.0, spectrum)), None)
     made.__dict__["pca"] = {"test_loss": 160.0, "test_reconstruction": 120.0, "test_kl": 40.0}
@@ -274,11 +274,8 @@ def test_the_spread_is_that_of_the_seeds_that_are_there(task):
 
 
 def test_permuting_says_what_is_not_there(task):
-    job = SimpleNamespace(minutes_left=7.0)
-    task.wanted = {"conv, permuted": job, "fc, permuted": job}
-    shown = task.permuted_bars()
-    assert isinstance(shown, Table) and shown.column("minutes that takes here") == [7.0] * 2
-    assert all("not trained here" in note for note in shown.column("note"))
+    task.lab.absent = lambda *labels: labels
+    assert task.permuted_bars() == ("conv, permuted", "fc, permuted")
     table = task.permuting()
     assert table.column("permuted") == [None] * 3 and table.column("cost") == [None] * 3
     assert "permuted.conv" not in task.lab.found
