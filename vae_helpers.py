@@ -310,12 +310,18 @@ def elbo_terms(model: VAE, x: Tensor, eps: Tensor) -> Terms:
         return Terms(reconstruction_error(model.recipe, logits, x, log_sigma), kl)
 
 
-def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = False) -> Terms:
-    """One step of the optimizer on pixels x in [0, 1] with noise eps (B, d); the loss's terms."""
+def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = False,
+                  together=None) -> Terms:
+    """One step of the optimizer on pixels x in [0, 1] with noise eps (B, d); the loss's terms.
+
+    `together(model)` adds up the gradients where several processes share a batch.
+    """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         terms = elbo_terms(model, x, eps)
     optimizer.zero_grad()
     terms.loss(model.recipe.beta).mean().backward()
+    if together:
+        together(model)
     if model.recipe.clip:
         nn.utils.clip_grad_norm_(model.parameters(), model.recipe.clip)
     optimizer.step()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from data import DataError, load_splits
-from lab.files import Damaged, read_history, read_identity
+from lab.files import Busy, Damaged, read_history, read_identity
 from lab.prose import NotebookError
+from lab.ranks import started
 from lab.recipes import CHAPTERS, RECIPES, TRIAL_EPOCHS, TRIALS, Settings
 from lab.runs import Job
 from lab.show import Progress
@@ -21,6 +23,8 @@ from vae_helpers import Recipe, build, count_parameters
 def main(arguments: list[str] | None = None) -> int:
     """Does what the command line asks; the exit status."""
     args = parser().parse_args(arguments)
+    if not started().first:                             # torchrun's other processes do not speak
+        sys.stdout = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")        # a terminal without σ shows a question mark
@@ -41,12 +45,12 @@ def parser() -> argparse.ArgumentParser:
             "execute the notebook quickly, on few images, into runs/quick/")
     command("full", lambda args: notebook().full(),
             "the real run: execute the notebook in place, fill in its numbers, check it")
-    for name, do, text in (("train", train, "train recipes, or go on with them, without notebook"),
-                           ("trials", trials, "train what was tried for the improvement")):
-        made = command(name, do, text)
-        if name == "train":
-            made.add_argument("names", nargs="+", metavar="NAME", choices=RECIPES, help="recipes")
-        add_settings(made)
+    made = command("train", train, "train recipes, or go on with them, without notebook")
+    made.add_argument("names", nargs="+", metavar="NAME", choices=RECIPES, help="recipes")
+    made.add_argument("--shard", type=shard, default="1/1", metavar="I/N",
+                      help="train only the I-th of every N of this list, as one of N workers")
+    add_settings(made, seeds="+")
+    add_settings(command("trials", trials, "train what was tried for the improvement"))
     command("list", list_runs, "show the recipes and what is trained of each").add_argument(
         "--runs", default="runs")
     checked = command("check", check, "say what keeps an executed notebook from being committed")
@@ -61,13 +65,23 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_settings(made: argparse.ArgumentParser) -> None:
+OPTIONS = {
+    "epochs": (int, "passes over the images; 0: the recipe's own"),
+    "limit": (int, "images to train on; 0: all"), "runs": (str, "folder of trained models"),
+    "data": (str, "real, standin, or auto: real where it lies"),
+    "data-root": (str, "folder of the datasets"), "device": (str, "cuda, mps, cpu or auto"),
+    "precision": (str, "bf16, fp32, or auto: that of a run that is begun, else the faster one")}
+
+
+def add_settings(made: argparse.ArgumentParser, seeds: str | None = None) -> None:
     """The notebook's parameters that decide a training, as options."""
-    for name, kind in (("epochs", int), ("seed", int), ("limit", int), ("data", str),
-                       ("data-root", str), ("runs", str), ("device", str), ("precision", str)):
+    for name, (kind, text) in OPTIONS.items():
         field = "train_limit" if name == "limit" else name.replace("-", "_")
-        made.add_argument(f"--{name}", type=kind, dest=field, help=f"as {field.upper()} says",
-                          default=getattr(Settings, field))
+        default = getattr(Settings, field)
+        made.add_argument(f"--{name}", type=kind, dest=field, default=default,
+                          help=f"{text} ({default})")
+    made.add_argument("--seed", type=int, nargs=seeds, default=[0] if seeds else 0, help="decides "
+                      "weights, order and noise" + "; of several, each is a training" * bool(seeds))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -86,11 +100,28 @@ def splits_of(recipe: Recipe, settings: Settings, chosen: bool):
 
 
 def train(args: argparse.Namespace) -> None:
-    s = settings_of(args)
-    for recipe in (RECIPES[name] for name in args.names):
+    """Trains a list of recipes, from each seed; what another process is training is left to it."""
+    jobs = [(name, seed) for name in args.names for seed in args.seed]
+    for name, seed in args.shard(jobs):
+        args.seed, recipe = seed, RECIPES[name]
+        s = settings_of(args)
         splits = splits_of(recipe, s, chosen=bool(recipe.patience))
         job = Job(recipe, splits, s.epochs_of(recipe), s.seed, s.runs, s.device, s.precision)
-        print(job.train())
+        try:
+            print(job.train())
+        except Busy as busy:
+            print(f"left to another process: {busy}")
+
+
+def shard(text: str) -> Callable[[list], list]:
+    """"2/4" as what takes the second of every four of a list."""
+    try:
+        i, n = map(int, text.split("/"))
+    except ValueError:
+        i = n = 0
+    if not 1 <= i <= n:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of n parts, such as 1/4")
+    return lambda jobs: jobs[i - 1::n]
 
 
 def trials(args: argparse.Namespace) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from data import Splits
 from lab.files import (
+    Busy,
     Damaged,
     only_process,
     read_epochs,
@@ -24,6 +28,7 @@ from lab.files import (
     write_state,
 )
 from lab.measures import spectrum
+from lab.ranks import Ranks, joined, started
 from lab.show import Progress
 from lab.training import (
     best_epoch,
@@ -31,16 +36,15 @@ from lab.training import (
     choose_device,
     choose_precision,
     device_name,
-    evaluate,
     fresh,
     has_bf16,
     is_finished,
     make_optimizer,
+    mean_terms,
     measured_precision,
     on_device,
     seconds_per_image,
     start_linear,
-    summary,
     train_epoch,
     usable,
     warn_if_device_differs,
@@ -147,8 +151,10 @@ class Job:
         return faster_precision(Path(self.runs), self.where)
 
     def _identity(self, precision: str) -> dict:
-        return run_identity(self.recipe, self.splits.train, self.splits.heldout, self.seed,
+        made = run_identity(self.recipe, self.splits.train, self.splits.heldout, self.seed,
                             self.epochs, precision)
+        together = self.recipe.norm and not started().alone
+        return made | ({"batch statistics": "over processes"} if together else {})
 
     @property
     def identity(self) -> dict:
@@ -186,12 +192,14 @@ class Job:
         that the next one needs. What it hands out is always what the disk holds."""
         progress = progress or Progress(f"{self.recipe.name}: {self.epochs} epochs, "
                                         f"{len(self.splits.train):,} images, seed {self.seed}")
+        ranks = joined(self.where)
+        if not ranks.alone:                     # one machine's measurement decides for all
+            self.__dict__["precision"] = ranks.agree(self.precision if ranks.first else "")
         trained_here = not self.finished
         if trained_here:
             refuse_slow_bf16(self)
             warn_if_device_differs(self.recipe, self.where, progress.line)
-            with only_process(self.folder):
-                train_to_end(self, progress)
+            train_together(self, progress, ranks)
         model, history = load(self, progress)
         if not trained_here:
             log_epochs(history, self.epochs, progress)
@@ -237,33 +245,63 @@ def faster_precision(runs: Path, device: torch.device) -> str:
     return known[here]
 
 
-def train_to_end(job: Job, progress: Progress) -> None:
+def train_together(job: Job, progress: Progress, ranks: Ranks) -> None:
+    """Trains what is left, alone or with others; the first process holds the folder for all."""
+    if job.recipe.norm and not ranks.alone and job.where.type != "cuda":
+        raise ValueError(f"{job.recipe.name} has batch normalisation, which takes its statistics "
+                         "from a part of each batch on a CPU: train it in one process")
+    with contextlib.ExitStack() as held:
+        trouble = ""
+        try:
+            if ranks.first:
+                held.enter_context(only_process(job.folder))
+        except Busy as busy:
+            trouble = str(busy)
+        if trouble := ranks.agree(trouble):
+            raise Busy(trouble)
+        train_to_end(job, progress, ranks)
+        ranks.wait()                                     # until the first one has written
+
+
+def train_to_end(job: Job, progress: Progress, ranks: Ranks) -> None:
     """The remaining epochs of a job, saved one by one."""
-    recipe, identity, folder = job.recipe, job.identity, job.folder
-    train, heldout, test = job.splits
-    if not (folder / "state.pt").exists() and recipe.schedule == "constant":
-        borrow_shorter(job, progress)
-    model = fresh(recipe, job.where, job.seed)
-    if recipe.start == "linear" and not (folder / "state.pt").exists():
-        start_linear(model, spectrum(train.images, top=recipe.latent))
-    optimizer = make_optimizer(model)
-    history = restore(job, model, optimizer)
-    write_json(folder / "run.json", {"identity": identity, "torch": torch.__version__,
-                                     "python": platform.python_version()})
+    recipe, (train, heldout, test) = job.recipe, job.splits
+    model, optimizer, history = begin(job, progress, ranks)
     log_epochs(history, job.epochs, progress)
     images = on_device(train.images, job.where)
     sets = [(f"{kind}_", s.images) for kind, s in (("heldout", heldout), ("test", test)) if s]
     while not is_finished(recipe, history, job.epochs):
         record = train_epoch(model, optimizer, images, seed=job.seed, epoch=len(history) + 1,
                              epochs=job.epochs, precision=job.precision, tick=progress.tick,
-                             folder=folder)
+                             folder=job.folder, ranks=ranks)
         for prefix, held in sets:
-            terms = evaluate(model, held, precision=job.precision, seed=job.seed)
-            record |= summary(recipe, terms, prefix)
-        check_epoch(model, record, folder)
+            record |= mean_terms(model, held, prefix, ranks, precision=job.precision,
+                                 seed=job.seed)
+        check_epoch(model, record, job.folder)
         history.append(record | {"device": device_name(job.where)})
-        save(job, model, optimizer, history)
+        if ranks.first:
+            save(job, model, optimizer, history)
         log_epochs(history[-1:], job.epochs, progress)
+
+
+def begin(job: Job, progress: Progress, ranks: Ranks) -> tuple[VAE, Optimizer, list[dict]]:
+    """Model, optimizer and history as the last finished epoch left them, or at the start."""
+    folder = job.folder
+    if ranks.first:
+        if not (folder / "state.pt").exists() and job.recipe.schedule == "constant":
+            borrow_shorter(job, progress)
+        write_json(folder / "run.json", {"identity": job.identity, "torch": torch.__version__,
+                                         "python": platform.python_version()})
+    ranks.wait()
+    model = fresh(job.recipe, job.where, job.seed)
+    if job.recipe.norm and not ranks.alone:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if job.recipe.start == "linear" and not (folder / "state.pt").exists():
+        start_linear(model, spectrum(job.splits.train.images, top=job.recipe.latent))
+    optimizer = make_optimizer(model)
+    history = restore(job, model, optimizer)
+    ranks.same_start(model)
+    return model, optimizer, history
 
 
 def save(job: Job, model: VAE, optimizer, history: list[dict]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lab.layers import fast
 from lab.measures import Spectrum, linear_vae_parameters
+from lab.ranks import ALONE, Ranks
 from vae_helpers import (
     VAE,
     Recipe,
@@ -203,7 +204,8 @@ def check_epoch(model: VAE, record: dict, folder: Path) -> None:
 
 
 def train_epoch(model: VAE, optimizer, images: Tensor, *, seed: int, epoch: int, epochs: int,
-                precision: str, tick: Callable[[str], None], folder: Path) -> dict[str, float]:
+                precision: str, tick: Callable[[str], None], folder: Path,
+                ranks: Ranks = ALONE) -> dict[str, float]:
     """One pass over the images in a fresh order; the terms stay on the device until its end."""
     recipe, device = model.recipe, next(model.parameters()).device
     order = torch.randperm(len(images), generator=generator("cpu", seed, epoch, "order"))
@@ -216,17 +218,14 @@ def train_epoch(model: VAE, optimizer, images: Tensor, *, seed: int, epoch: int,
         for group in optimizer.param_groups:
             share = (epoch - 1 + i / len(batches)) / epochs
             group["lr"] = group["share"] * learning_rate(recipe, share)
-        x = batch_of(recipe, images, index, device)
         eps = torch.randn(len(index), recipe.latent, generator=noise, device=device)
-        terms = training_step(model, optimizer, x, eps, bf16=precision == "bf16")
-        sums[i, 0] = terms.reconstruction.detach().sum()
-        sums[i, 1] = terms.kl.detach().sum()
+        sums[i] = step(model, optimizer, images, index, eps, precision, ranks)
         if time.perf_counter() - shown > 1:
             shown = time.perf_counter()
             check_finite(recipe, sums[: i + 1], epoch, folder)
             tick(f"{recipe.name}: epoch {epoch}/{epochs}, {(i + 1) / len(batches):.0%}, "
                  f"{(i + 1) * recipe.batch / (shown - start):,.0f} images/s")
-    check_finite(recipe, sums, epoch, folder)
+    check_finite(recipe, ranks.total(sums), epoch, folder)
     seconds = time.perf_counter() - start
     reconstruction, kl = (sums.double().sum(0) / len(images)).tolist()
     return {"epoch": epoch, "loss": reconstruction + recipe.beta * kl,
@@ -234,22 +233,48 @@ def train_epoch(model: VAE, optimizer, images: Tensor, *, seed: int, epoch: int,
             "seconds": seconds, "images_per_second": len(images) / seconds}
 
 
+def step(model: VAE, optimizer, images: Tensor, index: Tensor, eps: Tensor, precision: str,
+         ranks: Ranks) -> Tensor:
+    """One step on this process's rows of a batch; the sums of both terms over them, (2,)."""
+    rows, own = ranks.rows(len(index)), ranks.own(len(index))
+    rows = rows if own else slice(1)                # a process without a row takes one for nothing
+    x = batch_of(model.recipe, images, index[rows], eps.device)
+    together = None if ranks.alone else lambda made: ranks.add_gradients(made, own / len(index))
+    terms = training_step(model, optimizer, x, eps[rows], precision == "bf16", together)
+    parts = terms.reconstruction.detach()[:own], terms.kl.detach()[:own]
+    return torch.stack([part.sum() for part in parts])
+
+
 @torch.no_grad()
 def evaluate(model: VAE, images: Tensor, *, precision: str = "fp32", seed: int = 0,
-             batch: int = 500) -> Terms:
+             batch: int = 500, ranks: Ranks = ALONE) -> Terms:
     """Both terms for every image of a uint8 set, on the CPU; the seed alone decides the noise."""
     device, was_training = next(model.parameters()).device, model.training
     noise = generator(device, seed, "evaluation")
     model.eval()
     parts = []
     for start in range(0, len(images), batch):
-        x = batch_of(model.recipe, images, slice(start, start + batch), device)
-        eps = torch.randn(len(x), model.recipe.latent, generator=noise, device=device)
+        part = images[start:start + batch]
+        rows = ranks.rows(len(part))
+        eps = torch.randn(len(part), model.recipe.latent, generator=noise, device=device)[rows]
         with autocast(device, precision):
-            parts.append(elbo_terms(model, x, eps))
+            parts.append(elbo_terms(model, batch_of(model.recipe, part, rows, device), eps))
     model.train(was_training)
     return Terms(torch.cat([p.reconstruction for p in parts]).cpu(),
                  torch.cat([p.kl for p in parts]).cpu())
+
+
+def mean_terms(model: VAE, images: Tensor, prefix: str, ranks: Ranks = ALONE,
+               **more) -> dict[str, float]:
+    """Means over a set that all processes evaluate together."""
+    terms = evaluate(model, images, ranks=ranks, **more)
+    means = summary(model.recipe, terms, prefix)
+    if ranks.alone:
+        return means
+    n, device = len(terms.kl), next(model.parameters()).device
+    sums = torch.tensor([n * value for value in means.values()] + [n], dtype=torch.float64)
+    *sums, n = ranks.total(sums.to(device)).tolist()
+    return {name: value / n for name, value in zip(means, sums, strict=True)}
 
 
 def summary(recipe: Recipe, terms: Terms, prefix: str = "") -> dict[str, float]:

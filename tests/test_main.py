@@ -7,6 +7,7 @@ import torch
 
 from lab import __main__ as command_line
 from lab.__main__ import main
+from lab.files import only_process
 from lab.recipes import CHAPTERS, RECIPES, TRIALS
 from vae_helpers import build, count_parameters
 
@@ -145,3 +146,31 @@ def test_interruption_is_a_sentence_and_status_130(capsys):
 
     assert command_line.in_sentences(interrupted) == 130
     assert capsys.readouterr().err.strip().startswith("stopped; ")
+
+
+# ---- a list of trainings as a queue
+
+
+@pytest.mark.parametrize(("text", "taken"), [("1/1", "abcde"), ("1/2", "ace"), ("2/2", "bd"),
+                                             ("3/7", "c"), ("7/7", "")])
+def test_shards_share_a_list(text, taken):
+    assert "".join(command_line.shard(text)(list("abcde"))) == taken
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", ""])
+def test_a_part_that_there_is_not_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "fc", "--shard", text])
+    assert "such as 1/4" in capsys.readouterr().err
+
+
+def test_what_another_process_trains_is_left_to_it_in_one_line(tmp_path, capsys):
+    arguments = ["train", "p1-fc", "p2-fc", "--epochs", "1", *QUICK, "--runs", str(tmp_path)]
+    assert main(arguments) == 0
+    folder = next(tmp_path.glob("p1-fc-1-*"))
+    (folder / "state.pt").unlink()
+    capsys.readouterr()
+    with only_process(folder):
+        assert main(arguments) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "another process" in line]
+    assert len(said) == 1 and str(folder) in said[0]

@@ -177,13 +177,13 @@ def test_every_image_is_seen_once_an_epoch(monkeypatch):
 def test_the_step_that_is_shown_is_the_step_that_is_trained_with(monkeypatch):
     steps, original = [], vae_helpers.training_step
 
-    def training_step(*arguments, bf16):
-        steps.append(bf16)
-        return original(*arguments, bf16)
+    def training_step(model, optimizer, x, eps, bf16, together):
+        steps.append((bf16, together))
+        return original(model, optimizer, x, eps, bf16, together)
 
     monkeypatch.setattr(lab.training, "training_step", training_step)
     one_epoch(TINY)
-    assert steps == [False] * 4
+    assert steps == [(False, None)] * 4
 
 
 # ---- schedules and stopping
