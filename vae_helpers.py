@@ -332,7 +332,9 @@ def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = Fa
 
 GREY = "#666666"
 STYLES = {"conv": ("#0072B2", "-", "o"), "fc": ("#D55E00", "--", "s"),        # colour, dash, marker
-          "improved": ("#AA4499", "-", "^"), "celeba64": ("#009E73", "-", "o")}
+          "improved": ("#AA4499", "-", "^"), "celeba64": ("#009E73", "-", "o"),
+          "celeba128": ("#009E73", "-", "o"), "b4": ("#CC79A7", "--", "s"),      # β = 1, 4, 10
+          "b10": ("black", "-.", "^")}
 
 
 def style_of(name: str) -> dict:

@@ -31,7 +31,7 @@ def largest_eigenpairs(images: Tensor, mean: Tensor, top: int, passes: int, seed
     if len(images) <= min(EXACT_IMAGES, len(mean)):
         return *_of_few_images(images, mean, min(top, len(mean))), 0.0
     if len(mean) <= max(EXACT_SIDE, passes * top):
-        return *_largest(_covariance(images, mean), top), 0.0
+        return *_largest(covariance(images, mean), top), 0.0
     draw = torch.Generator().manual_seed(seed)
     start = torch.randn(len(mean), -(-top // 2), generator=draw, dtype=torch.float64)
     return _block_krylov(lambda basis: _covariance_times(images, mean, basis), start, top, passes)
@@ -89,7 +89,7 @@ def _products(parts: Iterable[Tensor], size: int) -> Tensor:
     return total.tril() + total.tril(-1).T
 
 
-def _covariance(images: Tensor, mean: Tensor) -> Tensor:
+def covariance(images: Tensor, mean: Tensor) -> Tensor:
     """The covariance matrix (D, D) in float64."""
     unit, middle = _unit_and_middle(images)
     offset = unit * mean - middle

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lab import measures
-from lab.measures import RateDistortion, mean_and_error
+from lab.eigen import blocks
+from lab.measures import RateDistortion, Spectrum, mean_and_error
 from lab.runs import Run
 from lab.show import finite
 from lab.training import autocast, batch_of, decode_set, encode_set, generator, usable
-from vae_helpers import VAE, as_pixels, elbo_terms, kl_divergence
+from vae_helpers import VAE, as_pixels, elbo_terms, kl_divergence, reconstruction_error
 
 # ---- images
 
@@ -23,6 +25,13 @@ def texture(images: Tensor) -> dict[str, float | None]:
     """Neighbour correlation and sharpness, means over images; None for images without texture."""
     return {"neighbour correlation": finite(measures.neighbour_correlation(images).mean()),
             "sharpness, thousandths": finite(1e3 * measures.sharpness(images).mean())}
+
+
+def ratio_of_means(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """The mean of a (n,) over that of b, of the same images, and its standard error."""
+    ratio = (a.mean() / b.mean()).item()
+    _, error = measures.mean_and_error(a - ratio * b)
+    return ratio, error / b.mean().item()
 
 
 # ---- batch normalisation
@@ -73,6 +82,71 @@ def against_linear(points: dict[str, tuple[float, float]],
         return error / there if there > 0 else None     # None beyond the curve's ends
 
     return {name: share(*point) for name, point in points.items()}
+
+
+class Scores(NamedTuple):
+    """All that a linear model of known axes needs to be judged on some images."""
+
+    moments: Tensor     # (k,), the mean squared score on each axis, in float64
+    total: float        # the mean squared distance from the mean image
+
+
+def scores_of(known: Spectrum, images: Tensor) -> Scores:
+    """The scores of images on the axes of a spectrum, which may be that of other images."""
+    mean, axes = known.mean.float(), known.components.T.float()
+    moments, total = torch.zeros(axes.shape[1], dtype=torch.float64), 0.0
+    for block in blocks(images):
+        x = as_pixels(block) - mean                                 # (B, D)
+        moments += (x @ axes).double().square().sum(0)
+        total += x.square().sum(1).double().sum().item()
+    return Scores(moments / len(images), total / len(images))
+
+
+def linear_on(known: Spectrum, scores: Scores, sigma2: float, latent: int) -> tuple[float, float]:
+    """KL and squared error of the linear optimum of a spectrum on the images of these scores.
+
+    On the images that the spectrum is of, they are those of `linear_optimum`.
+    """
+    best = measures.linear_optimum(known, sigma2, latent)
+    values, squares = known.eigenvalues[:best.active], scores.moments[:best.active]
+    spent = (values - sigma2) / values ** 2 * squares + best.variances - 1 - best.variances.log()
+    lost = (sigma2 / values) ** 2 * squares + (values - sigma2) * best.variances
+    return spent.sum().item() / 2, scores.total + (lost - squares).sum().item()
+
+
+# ---- what a dimension moves
+
+
+@torch.no_grad()
+def stretch(model: VAE, images: Tensor) -> float:
+    """The squared error on [-1, 1] over that of the same decodings on [0, 1], of a tanh decoder:
+    as tanh(a) = 2 sigmoid(2a) - 1, a sigmoid makes them from twice the logits."""
+    device = next(model.parameters()).device
+    x = batch_of(model.recipe, images, slice(None), device)
+    logits = model.decode(model.encode(x)[0]).float()
+    there = reconstruction_error(model.recipe, logits, x)
+    here = reconstruction_error(model.recipe.but(link="sigmoid"), 2 * logits, x)
+    return (there.mean() / here.mean()).item()
+
+
+def traverse(model: VAE, mu: Tensor, dim: int, reach: float, n: int = 7) -> Tensor:
+    """Decodings of a code (1, d) one of whose dimensions goes from -reach to reach."""
+    z = mu.repeat(n, 1)
+    z[:, dim] = torch.linspace(-reach, reach, n)
+    return decode_set(model, z)
+
+
+def largest_move(model: VAE, mu: Tensor, dim: int) -> float:
+    """The grey levels by which the pixel that moves most does so along a dimension, from -3 to 3,
+    at the mean code."""
+    frames = traverse(model, mu.mean(0, keepdim=True), dim, 3.0)
+    return 255 * (frames.amax(0) - frames.amin(0)).max().item()
+
+
+def linear_move(spectrum: Spectrum, sigma2: float) -> float:
+    """The same for the first dimension of the linear optimum; 0 where it is collapsed."""
+    first = (spectrum.eigenvalues[0] - sigma2).clamp(min=0).sqrt()
+    return 255 * 6 * (first * spectrum.components[0].abs().max()).item()
 
 
 # ---- what the encoder leaves

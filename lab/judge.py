@@ -1,7 +1,8 @@
-"""What generated images are judged by: Fréchet distances on a small classifier's features.
+"""What generated images are judged by: measures on the features of a small classifier.
 
 The classifier is trained here and nothing is downloaded, so its distances are never to be called
 FID. It is kept in a file beside the runs, which says whose it is and is checked when it is read.
+What the measures are worth is seen on a ladder of disturbed real images (`lab.ladder`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,7 +21,10 @@ from torch import Tensor, nn
 
 from data import ImageSet
 from lab.files import Damaged, digest_of, unpickled, write_state
-from lab.measures import frechet_distance, gaussian_fit, mean_image
+from lab.ladder import GRID, LADDER, blur, blur_at
+from lab.likeness import directions, frechet_distance, kid, recall_and_coverage
+from lab.measures import Gaussian, gaussian_fit, mean_image, sharpness
+from lab.show import finite
 from vae_helpers import as_pixels
 
 FEATURE_NET = 1  # the version of FeatureNet and its training: a new one never loads old weights
@@ -169,23 +174,102 @@ def _kept_weights(path: Path, identity: dict) -> dict[str, Tensor]:
 # ---- the judge
 
 
-class Judge:
-    """Fréchet distances to the test images, on the features of a classifier of the training set.
+def blur_shown(found: dict) -> float | str | None:
+    """What a table shows of a measured equivalent blur: the pixels, or the end it is beyond."""
+    return found["blur"] if found["blur"] is not None else found["blur_end"] or None
 
-    `floor` is that of as many training images, `ceiling` that of their mean image.
+
+COMPARED = 2_000        # images on either side of all measures but the Fréchet distance
+FAR = {"distance": 1, "kid": 1, "kid_raw": 1, "recall": -1, "coverage": -1, "precision": -1,
+       "density": -1, "sharpness": -1}      # -1: it should fall where images get worse
+
+
+class Judge:
+    """Measures of images on the features of a classifier of the training set.
+
+    `floor` is the Fréchet distance of as many training images as there are test images, `ceiling`
+    that of their mean image. All else compares up to 2,000 images with as many of the second half
+    of the test images; those of the first half are what the ladder disturbs, so that its lowest
+    rung has nothing in common with them, and the classifier has seen neither. KID is that of
+    features at one length. At their own lengths (`kid_raw`) the cube in its kernel is ruled by the
+    longest, and on the ladder it hardly tells blurs above 2 pixels apart.
     """
 
     def __init__(self, name: str, train: ImageSet, test: ImageSet, *, runs: str | os.PathLike,
                  device: str | torch.device, bf16: bool, epochs: int, seed: int,
                  progress: Progress | None = None):
-        self.name, self.n = name, len(test)
+        self.name, self.n, half = name, len(test), len(test) // 2
         self.net = feature_net(train, runs, epochs, seed, bf16, device, progress)
         self.accuracy = accuracy(self.net, test.images, test.labels)
-        self.test = gaussian_fit(features(self.net, test.images))
-        self.floor = self.distance(train.images[: self.n])
+        described = features(self.net, test.images)
+        self.test, self.half = gaussian_fit(described), gaussian_fit(described[half:])
+        self.some, self.reference = test.images[:half][:COMPARED], described[half:][:COMPARED]
         mean = mean_image(train.images).float().view(1, *train.images.shape[1:])
-        self.ceiling = self.distance(mean.expand(self.n, -1, -1, -1))
+        self._ends = {"real": train.images[: self.n], "mean": mean}
+        self._described = {"real": features(self.net, self._ends["real"]),
+                           "mean": features(self.net, mean).expand(self.n, -1)}
+        self.floor, self.ceiling = (frechet_distance(f, self.test)
+                                    for f in self._described.values())
 
     def distance(self, images: Tensor) -> float:
         """Fréchet distance of these images to the test images."""
         return frechet_distance(features(self.net, images), self.test)
+
+    def measure(self, images: Tensor) -> dict[str, float | str | None]:
+        """All measures of these images, None where one is not a finite number.
+
+        `distance` (Fréchet), `kid` and its `kid_error`, `kid_raw`, `precision`, `recall`,
+        `density`, `coverage`, mean `sharpness`; and the blur of real images, in pixels, at which
+        the KID is the same (`blur`, and what its error makes of that, `blur_error`; `blur_end` is
+        "< 0.5" or "> 8" where that is beyond the ladder), the distance (`blur_fd`), and the
+        sharpness (`blur_sharpness`).
+        """
+        return self._read(self._measure(images, features(self.net, images), self.test))
+
+    @cached_property
+    def ends(self) -> dict[str, dict]:
+        """The measures of training images ("real") and of their mean image ("mean")."""
+        return {name: self._read(self._measure(self._ends[name], described, self.test))
+                for name, described in self._described.items()}
+
+    @cached_property
+    def ladder(self) -> dict[str, dict]:
+        """The measures of test images under every disturbance."""
+        return {name: self._read(self._blurs.get(name) or self._disturbed(disturb))
+                for name, disturb in LADDER.items()}
+
+    def blur_curve(self, key: str = "kid") -> tuple[list[float], list[float | None]]:
+        """Widths of blur in pixels, and a measure of test images blurred by them."""
+        return list(GRID), [self._blurs[f"blur {width:g}"][key] for width in GRID]
+
+    @cached_property
+    def _blurs(self) -> dict[str, dict]:
+        return {f"blur {width:g}": self._disturbed(lambda x, width=width: blur(x, width))
+                for width in GRID}
+
+    def _disturbed(self, disturb: Callable[[Tensor], Tensor]) -> dict:
+        images = disturb(self.some)
+        return self._measure(images, features(self.net, images), self.half)
+
+    def _measure(self, images: Tensor, described: Tensor, known: Gaussian) -> dict:
+        """What needs no ladder, of images and their features."""
+        n = min(len(described), len(self.reference))
+        made, real = described[:n], self.reference[:n]
+        value, error = kid(directions(real), directions(made))
+        found = {"distance": frechet_distance(described, known), "kid": value, "kid_error": error,
+                 "kid_raw": kid(real, made)[0], **recall_and_coverage(real, made),
+                 "sharpness": sharpness(images[:n]).mean().item()}
+        return {key: finite(number) for key, number in found.items()}
+
+    def _read(self, found: dict) -> dict:
+        """The same, and three readings of the blur that comes to as much."""
+        def at(key: str, more: float = 0.0) -> tuple[float | None, str]:
+            values = [value and FAR[key] * value for value in self.blur_curve(key)[1]]
+            return blur_at(GRID, values, found[key] and FAR[key] * found[key] + more)
+
+        (blurred, end), off = at("kid"), found["kid_error"] or 0.0
+        low, high = at("kid", -off)[0], at("kid", off)[0]
+        known = None not in (low, high) and off > 0
+        return found | {"blur": blurred, "blur_end": end, "blur_fd": at("distance")[0],
+                        "blur_error": (high - low) / 2 if known else None,
+                        "blur_sharpness": at("sharpness")[0]}

@@ -236,7 +236,7 @@ class Gaussian(NamedTuple):
     def sample(self, count: int, generator: Generator | None = None) -> Tensor:
         """`count` draws (count, d) in float64; directions without variance are allowed."""
         epsilon = torch.randn(count, len(self.mean), generator=generator, dtype=torch.float64)
-        return self.mean + epsilon @ _root(self.covariance)
+        return self.mean + epsilon @ symmetric_root(self.covariance)
 
 
 def gaussian_fit(points: Tensor) -> Gaussian:
@@ -251,7 +251,7 @@ def aggregate_posterior(mu: Tensor, logvar: Tensor) -> Gaussian:
     return means._replace(covariance=means.covariance + logvar.double().exp().mean(0).diag())
 
 
-def _root(covariance: Tensor) -> Tensor:
+def symmetric_root(covariance: Tensor) -> Tensor:
     """The symmetric square root of a positive semidefinite matrix."""
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     return (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
@@ -299,7 +299,7 @@ def pathwise_and_score_gradients(f: Callable[[Tensor], Tensor], mu: Tensor, logv
     return Gradients(pathwise, value * log_slope, (value - others) * log_slope)
 
 
-# ---- of ranks and attributes
+# ---- attributes
 
 
 def attribute_correlation(codes: Tensor, attributes: Tensor) -> Tensor:
@@ -310,25 +310,6 @@ def attribute_correlation(codes: Tensor, attributes: Tensor) -> Tensor:
     codes, attributes = (t.double() - t.double().mean(0) for t in (codes, attributes))
     norms = codes.norm(dim=0)[:, None] * attributes.norm(dim=0)
     return (codes.T @ attributes) / norms.clamp(min=1e-300)
-
-
-def _values_below(values: Tensor, others: Tensor) -> Tensor:
-    """How many of `others` each value exceeds, in float64; equal ones count half."""
-    others, values = others.sort().values, values.contiguous()
-    below = torch.searchsorted(others, values)
-    return (below + torch.searchsorted(others, values, right=True)).double() / 2
-
-
-def auc(scores: Tensor, labels: Tensor) -> float:
-    """The chance that a random positive scores above a random negative (ties count half)."""
-    labels = labels.bool()
-    negatives, positives = scores[~labels], scores[labels]
-    return _values_below(positives, negatives).mean().item() / len(negatives)
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's correlation of two lists of values; equal values share their mean rank."""
-    return torch.corrcoef(torch.stack([_values_below(t, t) for t in (a, b)]))[0, 1].item()
 
 
 # ---- images
@@ -439,16 +420,3 @@ def nearest(queries: Tensor, references: Tensor) -> Nearest:
         best, start = torch.minimum(best, squared), start + len(block)
     winners = as_pixels(references[index]).flatten(1).cpu().float()
     return Nearest((q - winners).norm(dim=1), index)
-
-
-def frechet_distance(a: Tensor | Gaussian, b: Tensor | Gaussian) -> float:
-    """The Fréchet (squared Wasserstein) distance of two sets' Gaussians.
-
-    `a` and `b` are features (N, d) or their gaussian_fit. Finite sets of one distribution are not
-    at 0: state the distance of two such sets of the same sizes beside every value.
-    """
-    a, b = (t if isinstance(t, Gaussian) else gaussian_fit(t) for t in (a, b))
-    root = _root(a.covariance)
-    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    spread = a.covariance.trace() + b.covariance.trace() - 2 * cross
-    return ((a.mean - b.mean).square().sum() + spread).item()

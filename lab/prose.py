@@ -86,7 +86,24 @@ ROWS = [
     ("CelebA: training loss / KL", "6290 / 121",
      [("celeba64.loss", ".0f"), ("celeba64.kl", ".1f")], "theirs: number of faces not said"),
     ("Interpolation: mean squared frame difference", "0.000615",
-     [("task2.smoothness", ".6f")], "definition assumed")]
+     [("task2.smoothness", ".6f")], "definition assumed"),
+    *((f"The sweep, p{i}: held-out loss, convolutional / fully connected", claimed,
+       [(f"sweep.p{i}_conv.loss", ".1f"), (f"sweep.p{i}_fc.loss", ".1f")],
+       f"theirs stopped after {stops} epochs")
+      for i, claimed, stops in ((1, "74.7 / 80.7", "18 and 40"), (2, "74.9 / 78.2", "21 and 33"),
+                                (3, "75.4 / 82.6", "15 and 23"))),
+    ("Faces at 128×128, KL at β = 1 / 4 / 10", None,
+     [(f"betas.rate_{beta}", ".0f") for beta in (1, 4, 10)], "after five epochs each"),
+    ("the same, foretold by a linear model", None,
+     [(f"betas.predicted_test_rate_{beta}", ".0f") for beta in (1, 4, 10)], "before any training"),
+    ("Sharpness that reconstructions keep, σ² = ½ / learned", None,
+     [("blur.kept_2", ".0%"), ("blur.kept_learned", ".0%")], "one number"),
+    ("Claims tested: hold / fail / in part / undecided", None,
+     [(f"claims.{verdict}", "d") for verdict in ("hold", "fail", "in_part", "undecided")], "")]
+
+# The trainings that README shows; results.json and `python -m lab list` have all.
+SHOWN = ("conv", "fc", "improved", "small", "celeba64", "p2-conv", "p2-fc", "celeba128",
+         "sigma-learned")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:
@@ -114,10 +131,13 @@ def render_trainings(results: dict[str, Any]) -> list[str]:
         return []
     head = ["Training", "Images", "Epochs", "Seed", "Images/s, median epoch", "Minutes at it"]
     rows = [[t["training"], f"{t['images']:,}", f"{t['epochs']}", f"{t['seed']}",
-             f"{t['images_per_second']:,.0f}", f"{t['minutes']:.1f}"] for t in trainings]
+             f"{t['images_per_second']:,.0f}", f"{t['minutes']:.1f}"]
+            for t in trainings if t["training"] in SHOWN]
+    hours = sum(t["minutes"] for t in trainings) / 60
     where = " and ".join(dict.fromkeys(f"{t['device']}, {t['precision']}" for t in trainings))
     torch = results["versions"].get("torch", "")
-    return ["", *table(head, rows, numbers=1), "", f"Trained on {where}; PyTorch {torch}."]
+    return ["", *table(head, rows, numbers=1), "", f"All {len(trainings)} trainings take "
+            f"{hours:.1f} hours; trained on {where}; PyTorch {torch}."]
 
 
 def with_results(readme: str, results: dict[str, Any]) -> str:

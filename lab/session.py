@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 
 from data import Splits, load_splits
@@ -106,25 +107,26 @@ class Lab:
         return self.runs[label]
 
     @cached_property
-    def wanted(self) -> dict[str, Job]:
-        """The trainings beyond the default ones, by label."""
+    def wanted(self) -> Mapping[str, Job]:
+        """The trainings beyond the default ones, by label; their images are read when asked for."""
         job, epochs_of = self.job, self.settings.epochs_of
         again = max(3 * epochs_of(RECIPES["conv"]), 2)
         half = max(epochs_of(RECIPES["celeba128"]) // 2, 1)
-        seeds = {"fc": (1, 2), "conv": (1,), "p1-conv": (1,), "p2-conv": (1,), "p1-fc": (1,),
-                 "p2-fc": (1,)}
-        return {"conv, permuted": job("conv", self.permuted),
-                "fc, permuted": job("fc", self.permuted),
-                **{f"{name}, seed {seed}": job(name, seed=seed)
-                   for name, more in seeds.items() for seed in more},
-                f"conv, {again} epochs": job("conv", epochs=again),
-                "celeba128, half": job("celeba128", epochs=half),
-                "celeba128, seed 1": job("celeba128", seed=1, epochs=half),
-                **{name: job(name) for name in RECIPES if name not in self.DEFAULT}}
+        made = {f"{name}, permuted": lambda name=name: job(name, self.permuted)
+                for name in ("conv", "fc")}
+        seeds = {"fc": (1, 2)} | dict.fromkeys(
+            ("conv", "p1-conv", "p2-conv", "p1-fc", "p2-fc"), (1,))
+        made |= {f"{name}, seed {seed}": partial(job, name, seed=seed)
+                 for name, more in seeds.items() for seed in more}
+        made |= {f"conv, {again} epochs": partial(job, "conv", epochs=again),
+                 "celeba128, half": partial(job, "celeba128", epochs=half),
+                 "celeba128, seed 1": partial(job, "celeba128", seed=1, epochs=half)}
+        return Jobs(made | {name: partial(job, name) for name in RECIPES
+                            if name not in self.DEFAULT})
 
     def plan(self) -> Table:
         """Chapter by chapter, which trainings lie in RUNS already, and how long the others take."""
-        jobs = {name: self.job(name) for name in self.DEFAULT} | self.wanted
+        jobs = {name: self.job(name) for name in self.DEFAULT} | dict(self.wanted)
         rows = []
         for chapter, names in CHAPTERS.items():
             for by in ("always", "EXTENSIONS"):
@@ -160,12 +162,12 @@ class Lab:
 
     @cached_property
     def judge(self) -> Judge:
-        """Fréchet distances to CIFAR-10's test images."""
+        """How far images are from CIFAR-10's test images."""
         return self._judge("FD-CIFAR", self.cifar)
 
     @cached_property
     def face_judge(self) -> Judge:
-        """Fréchet distances to the test faces."""
+        """How far images are from the test faces."""
         return self._judge("FD-CelebA", self.faces)
 
     @cached_property
@@ -187,6 +189,24 @@ class Lab:
         self.found.write(path, trainings)
         return Table([{"file": f"`{path.as_posix()}`", "findings": len(self.found),
                        "trainings": len(trainings)}])
+
+
+class Jobs(Mapping):
+    """Jobs by label, each made when it is first asked for."""
+
+    def __init__(self, makers: dict[str, Callable[[], Job]]):
+        self.makers, self.made = makers, {}
+
+    def __getitem__(self, label: str) -> Job:
+        if label not in self.made:
+            self.made[label] = self.makers[label]()
+        return self.made[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
 
 
 def plan_row(chapter: str, by: str, jobs: dict[str, Job]) -> dict:

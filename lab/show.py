@@ -10,15 +10,16 @@ import platform
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lab.files import write_atomically, write_json
+from vae_helpers import as_pixels, tile
 
 # ---- tables
 
@@ -150,7 +151,8 @@ class Gallery:
         figure.savefig(drawn, dpi=figure.dpi, facecolor="white")
         plt.close(figure)
         image = Image.open(drawn).convert("RGB")
-        if picture:
+        if picture:                                     # noise takes more than a byte a pixel
+            ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 3 * image.width * image.height)
             image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
         else:
             image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
@@ -159,6 +161,29 @@ class Gallery:
         path = self.folder / f"{self.count:02d}-{name}.{'jpg' if picture else 'png'}"
         write_atomically(path, lambda out: out.write(file.getvalue()))
         return Figure(file.getvalue(), "image/jpeg" if picture else "image/png", alt, image.width)
+
+
+def labelled_rows(rows: dict[str, torch.Tensor], title: str, columns: Sequence[str] = (),
+                  zoom: int = 3, label: int = 150):
+    """Rows of as many images each, their names at the left and columns' names above, as pixels."""
+    dpi, pad, top = 100, 14, 60 if columns else 38
+    sheet = tile(torch.cat([as_pixels(images) for images in rows.values()]),
+                 len(next(iter(rows.values()))), zoom)
+    h, w = sheet.shape[:2]
+    width, height = label + w + 2 * pad, top + h + pad
+    figure = plt.figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    figure.text(pad / width, 1 - 10 / height, title, va="top", fontsize=11, weight="bold")
+    axes = figure.add_axes([(label + pad) / width, pad / height, w / width, h / height])
+    axes.imshow(sheet, interpolation="none")
+    axes.axis("off")
+    down, across = (h + 2 * zoom) / len(rows), (w + 2 * zoom) / max(len(columns), 1)
+    for i, name in enumerate(rows):
+        figure.text(pad / width, 1 - (top + (i + 0.5) * down - zoom) / height, name, va="center",
+                    fontsize=9)
+    for i, name in enumerate(columns):
+        figure.text((label + pad + (i + 0.5) * across - zoom) / width, 1 - (top - 4) / height,
+                    name, va="bottom", ha="center", fontsize=9)
+    return figure
 
 
 # ---- source

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import data
-from lab import judge
+from lab import judge, likeness
 from lab.files import write_state
+from lab.ladder import GRID, blur, blur_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -185,14 +186,111 @@ def test_feature_net_of_another_identity_is_another_file(small, tmp_path, monkey
 # ---- the judge
 
 
+def standin(split, limit=400):
+    return data.load("cifar10", split, source="standin", limit=limit)
+
+
+def make(train, test, folder, **more):
+    return judge.Judge("FD-test", train, test, runs=folder, **{
+        "device": "cpu", "bf16": False, "epochs": 2, "seed": 0, **more})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make(standin("train"), standin("test"), tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return standin("test").images
+
+
 def test_judge_knows_real_images_from_their_mean(tmp_path):
-    train, test = (data.load("cifar10", split, source="standin", limit=200)
-                   for split in ("train", "test"))
+    train, test = standin("train", 200), standin("test", 200)
     said = []
-    made = judge.Judge("FD-test", train, test, runs=tmp_path, device="cpu", bf16=False, epochs=1,
-                       seed=0, progress=lambda *what: said.append(what))
+    made = make(train, test, tmp_path, epochs=1, progress=lambda *what: said.append(what))
     assert said and (made.name, made.n) == ("FD-test", 200) and 0 <= made.accuracy <= 1
     assert made.distance(test.images) == pytest.approx(0, abs=1e-6 + 1e-6 * made.ceiling)
     assert made.floor < made.ceiling
     noise = torch.randint(0, 256, test.images.shape, dtype=torch.uint8, generator=generator())
     assert made.distance(noise) > made.floor
+
+
+def test_what_is_measured_is_what_the_measures_give(made, images):
+    found = made.measure(images[:150])
+    described, real = judge.features(made.net, images[:150]), judge.features(made.net, images[200:])
+    assert found["distance"] == pytest.approx(made.distance(images[:150]), rel=1e-6)
+    value, error = likeness.kid(likeness.directions(real[:150]), likeness.directions(described))
+    assert (found["kid"], found["kid_error"]) == pytest.approx((value, error), abs=1e-6)
+    assert found["kid_raw"] == pytest.approx(likeness.kid(real[:150], described)[0], abs=1e-5)
+    expected = likeness.recall_and_coverage(real[:150], described)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.02)
+
+
+def test_more_images_than_there_are_real_ones_to_compare_with_are_cut(made, images):
+    whole, half = made.measure(images), made.measure(images[:200])
+    assert whole["distance"] < half["distance"]                 # only that one is of all images
+    assert {key: whole[key] for key in ("kid", "recall", "density", "sharpness")} == pytest.approx(
+        {key: half[key] for key in ("kid", "recall", "density", "sharpness")}, abs=1e-6)
+
+
+def test_other_real_images_are_where_they_belong(made):
+    nothing = made.ladder["nothing"]
+    assert abs(nothing["kid"]) < 4 * nothing["kid_error"]
+    assert nothing["recall"] > 0.5 and nothing["coverage"] > 0.8
+    assert made.ends["real"]["distance"] == made.floor
+    assert made.ends["mean"]["distance"] == made.ceiling and made.ends["mean"]["recall"] == 0
+
+
+def test_the_ladder_has_no_image_in_common_with_what_it_is_compared_with(made, images):
+    assert torch.equal(made.some, images[:200])
+    torch.testing.assert_close(made.reference, judge.features(made.net, images)[200:])
+
+
+@pytest.mark.parametrize("width", [0.7, 1.2, 2.2])
+def test_a_blur_is_read_off_in_its_own_pixels(made, images, width):
+    found = made.measure(blur(images[:200], width))
+    assert found["blur"] == pytest.approx(width, rel=0.03) and found["blur_end"] == ""
+    assert found["blur_sharpness"] == pytest.approx(width, rel=0.03)
+    curve, error = made.blur_curve()[1], found["kid_error"]
+    at = [blur_at(GRID, curve, found["kid"] + off)[0] for off in (-error, error)]
+    assert found["blur_error"] == (None if None in at else pytest.approx((at[1] - at[0]) / 2))
+    for rung, width in (("blur 1", 1), ("blur 2", 2)):
+        assert made.ladder[rung]["blur"] == pytest.approx(width)
+        assert made.ladder[rung]["blur_fd"] == pytest.approx(width)
+
+
+@pytest.fixture(scope="module")
+def textured(tmp_path_factory):
+    """A judge of images with grain, which a blur takes away, and other images like them."""
+    images, labels = stripes(1200)
+    train, test = (as_set(images[i:i + 400], labels[i:i + 400]) for i in (0, 400))
+    return make(train, test, tmp_path_factory.mktemp("textured"), epochs=8), images[800:]
+
+
+def test_the_blur_of_other_images_is_read_off_nearly_as_well(textured):
+    made, other = textured
+    for width in (0.6, 0.8, 1.0):
+        assert made.measure(blur(other, width))["blur"] == pytest.approx(width, rel=0.1)
+
+
+def test_beyond_the_ladder_the_end_is_said(textured, made, images):
+    nothing, negative = textured[0].ladder["nothing"], made.measure(255 - images)
+    for found, end in ((nothing, "< 0.5"), (negative, "> 8")):
+        assert (found["blur"], found["blur_end"], judge.blur_shown(found)) == (None, end, end)
+    assert judge.blur_shown({"blur": 1.5, "blur_end": ""}) == 1.5
+    assert judge.blur_shown({"blur": None, "blur_end": ""}) is None
+
+
+def test_what_cannot_be_measured_of_few_images_is_none(made, images):
+    few = made.measure(images[:3])
+    assert few["recall"] is None and few["kid_error"] is None and few["distance"] is not None
+    grey = made.measure(torch.full((50, 3, 32, 32), 0.5))
+    assert all(value is None or isinstance(value, str) or math.isfinite(value)
+               for value in grey.values())
+
+
+def test_a_judge_of_very_few_test_images_says_what_it_can(tmp_path):
+    train, test = standin("train", 60), standin("test", 8)
+    found = make(train, test, tmp_path, epochs=1).measure(train.images)
+    assert found["distance"] is not None and found["recall"] is None

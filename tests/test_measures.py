@@ -327,23 +327,6 @@ def test_attribute_correlation_is_numpys_and_zero_for_constants():
     assert measures.attribute_correlation(codes, torch.ones(200, 1)).eq(0).all()
 
 
-def test_auc_counts_the_pairs_in_the_right_order():
-    scores = torch.randint(0, 6, (40,), generator=generator()).float()  # with ties
-    labels = torch.rand(40, generator=generator(1)) < 0.4
-    pairs = scores[labels][:, None] - scores[~labels]
-    counted = ((pairs > 0).double() + 0.5 * (pairs == 0)).mean().item()
-    assert measures.auc(scores, labels) == pytest.approx(counted)
-    assert measures.auc(labels.float(), labels) == 1
-
-
-def test_rank_correlation_is_that_of_ranks():
-    a = torch.tensor([0.1, 5.0, 2.0, 9.0])
-    assert measures.rank_correlation(a, a.exp()) == pytest.approx(1)
-    assert measures.rank_correlation(a, -a) == pytest.approx(-1)
-    found = measures.rank_correlation(a, torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert found == pytest.approx(1 - 6 * 2 / (4 * 15))
-
-
 # ---- images
 
 
@@ -440,29 +423,3 @@ def test_nearest_agrees_with_all_distances_and_finds_a_planted_copy():
     assert torch.equal(found.index, every.argmin(1))
     torch.testing.assert_close(found.distance, every.amin(1).float())
     assert (found.index[2], found.distance[2]) == (2345, 0)
-
-
-def test_frechet_distance_of_diagonal_gaussians_is_its_closed_form():
-    mean_a, mean_b, sd_a, sd_b = torch.rand(4, 6, generator=generator(), dtype=torch.float64)
-    a, b = (measures.Gaussian(m, s.square().diag()) for m, s in ((mean_a, sd_a), (mean_b, sd_b)))
-    expected = ((mean_a - mean_b).square() + (sd_a - sd_b).square()).sum().item()
-    assert measures.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
-
-
-def test_frechet_distance_is_that_of_the_general_matrix_root():
-    a, b = random_covariance(5), random_covariance(5, seed=1)
-    eigenvalues = np.linalg.eigvals((a @ b).numpy()).real  # of a product, not symmetric
-    expected = (a.trace() + b.trace()).item() - 2 * np.sqrt(eigenvalues).sum()
-    zero = torch.zeros(5, dtype=torch.float64)
-    found = measures.frechet_distance(measures.Gaussian(zero, a), measures.Gaussian(zero, b))
-    assert found == pytest.approx(expected, rel=1e-9)
-
-
-def test_frechet_distance_is_zero_for_equal_sets_symmetric_and_blind_to_rotations():
-    a = torch.randn(500, 8, generator=generator(), dtype=torch.float64)
-    b = 1.5 * torch.randn(400, 8, generator=generator(1), dtype=torch.float64) + 0.3
-    distance, turn = measures.frechet_distance(a, b), rotation(8)
-    assert abs(measures.frechet_distance(a, a)) < 1e-10
-    assert measures.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
-    assert measures.frechet_distance(a @ turn, b @ turn) == pytest.approx(distance, rel=1e-9)
-    assert measures.frechet_distance(measures.gaussian_fit(a), b) == distance

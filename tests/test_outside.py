@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
+from scipy.special import entr
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 
-from lab import measures
+from lab import likeness, measures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,50 +23,34 @@ def random_bytes(*shape, seed=0):
     return torch.randint(0, 256, shape, generator=generator(seed), dtype=torch.uint8)
 
 
-def ties(*shape, seed=0):
-    return torch.randint(0, 9, shape, generator=generator(seed)).double()
-
-
-def test_rank_correlation_is_scipys():
-    stats = pytest.importorskip("scipy.stats")
-    for a, b in (ties(2, 200), torch.randn(2, 200, generator=generator(1))):
-        b = a + 2 * b
-        expected = stats.spearmanr(a.numpy(), b.numpy()).statistic
-        assert measures.rank_correlation(a, b) == pytest.approx(expected, rel=1e-10)
-
-
 def test_entropy_floor_is_scipys():
-    special = pytest.importorskip("scipy.special")
     images = random_bytes(9, 3, 8, 8)
     x = images.numpy() / 255
-    expected = (special.entr(x) + special.entr(1 - x)).sum() / 9
+    expected = (entr(x) + entr(1 - x)).sum() / 9
     assert measures.entropy_floor(images) == pytest.approx(expected, rel=1e-12)
 
 
 def test_frechet_distance_is_that_of_scipys_matrix_root():
-    linalg = pytest.importorskip("scipy.linalg")
     a = torch.randn(300, 12, generator=generator()).double()
     turn = torch.randn(12, 12, generator=generator(2)).double() / 3
     b = 0.2 + torch.randn(200, 12, generator=generator(1)).double() @ turn
     cov_a, cov_b = np.cov(a.numpy().T), np.cov(b.numpy().T)
-    spread = np.trace(cov_a + cov_b - 2 * linalg.sqrtm(cov_a @ cov_b).real)
+    spread = np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + spread
-    assert measures.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert likeness.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
-def test_auc_is_scikit_learns():
-    metrics = pytest.importorskip("sklearn.metrics")
-    labels = torch.rand(300, generator=generator(1)) < 0.3
-    for scores in (ties(300), torch.randn(300, generator=generator())):
-        scores = scores + 2.0 * labels
-        expected = metrics.roc_auc_score(labels.numpy(), scores.numpy())
-        assert measures.auc(scores, labels) == pytest.approx(expected, rel=1e-12)
+def test_kid_is_torchmetrics():
+    image = pytest.importorskip("torchmetrics.image.kid")
+    a, b = torch.rand(40, 12, generator=generator()), torch.rand(40, 12, generator=generator(1)) / 2
+    for x, y in ((a, b), (likeness.directions(a), likeness.directions(b))):
+        expected = image.poly_mmd(x.double(), y.double(), degree=3, gamma=None, coef=1.0)
+        assert likeness.kid(x, y)[0] == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_nearest_is_scikit_learns():
-    neighbors = pytest.importorskip("sklearn.neighbors")
     references, queries = random_bytes(1500, 3, 4, 4), random_bytes(20, 3, 4, 4, seed=1)
-    search = neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute")
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute")
     search.fit(references.flatten(1).double().numpy() / 255)
     distance, index = search.kneighbors(queries.flatten(1).double().numpy() / 255)
     found = measures.nearest(queries, references)
@@ -96,10 +84,9 @@ def test_ssim_is_torchmetrics():
 
 
 def test_spectrum_is_scikit_learns():
-    decomposition = pytest.importorskip("sklearn.decomposition")
     images = random_bytes(60, 3, 8, 8)
     x = images.flatten(1).double().numpy() / 255
-    pca = decomposition.PCA(20, svd_solver="full").fit(x)
+    pca = PCA(20, svd_solver="full").fit(x)
     found = measures.spectrum(images, top=20)
     np.testing.assert_allclose(found.eigenvalues, pca.explained_variance_ * 59 / 60, rtol=1e-10)
     cosines = (found.components.numpy() * pca.components_).sum(1)

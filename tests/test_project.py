@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from lab import submission
-from lab.chapters.claims import CLAIMS
+from lab.chapters.ledger import CLAIMS
 from lab.show import is_number
 from lab.submission import NOTEBOOK, README, RESULTS, ROOT
 

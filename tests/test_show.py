@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import vae_helpers
-from lab.show import Findings, Gallery, Progress, Source, Table, number
+from lab.show import Findings, Gallery, Progress, Source, Table, labelled_rows, number
 from vae_helpers import new_figure, picture, tile
 
 # ---- tables
@@ -147,6 +147,31 @@ def test_pictures_are_jpegs_that_keep_their_colours(tmp_path):
     drawn, (h, w) = np.asarray(image, float), sheet.shape[:2]
     top, left = 34 + 22, 14                         # below the heads, beside the margin
     assert np.abs(drawn[top: top + h, left: left + w] - sheet).mean() < 3
+
+
+def test_labelled_rows_show_every_pixel_and_name_rows_and_columns():
+    """Two rows of three images of one colour each, twice as large."""
+    colours = torch.tensor([0, 40, 80, 120, 160, 200], dtype=torch.uint8)
+    images = colours.view(6, 1, 1, 1).expand(6, 3, 8, 8)
+    drawn = labelled_rows({"one": images[:3], "two": images[3:]}, "Title", columns=("a", "b", "c"),
+                          zoom=2, label=50)
+    drawn.canvas.draw()
+    shown = np.asarray(drawn.canvas.buffer_rgba())[..., 0]
+    assert {text.get_text() for text in drawn.texts} == {"Title", "one", "two", "a", "b", "c"}
+    top, left = 60, 50 + 14                                     # below the heads, beside the names
+    for i, colour in enumerate(colours.tolist()):
+        y, x = top + i // 3 * 20, left + i % 3 * 20             # 16 pixels and a gap of 4
+        assert (shown[y:y + 16, x:x + 16] == colour).all()
+    plt.close(drawn)
+
+
+def test_a_picture_of_noise_is_kept_whole(tmp_path):
+    """It takes more than a byte a pixel, which is what the writer of JPEGs is prepared for."""
+    noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8,
+                          generator=torch.Generator().manual_seed(0))
+    drawn = picture({"": tile(noise, 8, zoom=1)}, "")
+    kept = Gallery(tmp_path).keep(drawn, "noise", "Noise.", picture=True)
+    assert Image.open(io.BytesIO(kept.data)).size[0] == kept.width
 
 
 def test_line_drawings_keep_the_colours_that_they_are_drawn_in(tmp_path):

@@ -1,5 +1,19 @@
 """A file a chapter of the notebook: each asks its questions of trained models and shows answers."""
 
-from lab.chapters import cifar, claims, faces, interpolation, scale, theory
+from lab.chapters import (
+    betas,
+    blur,
+    cifar,
+    claims,
+    faces,
+    interpolation,
+    judging,
+    points,
+    probes,
+    scale,
+    sweep,
+    theory,
+)
 
-__all__ = ["cifar", "claims", "faces", "interpolation", "scale", "theory"]
+__all__ = ["betas", "blur", "cifar", "claims", "faces", "interpolation", "judging", "points",
+           "probes", "scale", "sweep", "theory"]

@@ -17,6 +17,7 @@ from lab.examine import (
     settled,
     texture,
 )
+from lab.judge import blur_shown
 from lab.recipes import RECIPES, TRIAL_EPOCHS, TRIALS
 from lab.runs import Job, Run, median_seconds
 from lab.session import Lab
@@ -70,19 +71,18 @@ def how_soon(run: Run, other: Run) -> dict[str, float | None]:
 
 
 def quality(judge, models: dict[str, VAE], train: Tensor, test: Tensor, seed: int) -> list[dict]:
-    """Real images, their mean, and each model's samples: distance, likeness, texture."""
+    """Real images, their mean, and each model's samples: what the judge measures, and texture."""
     mean = measures.mean_image(train).float().view(1, *train.shape[1:])
 
-    def row(name: str, images: Tensor, distance: float, ssim: float | None = None) -> dict:
-        return {"images": name, "distance": finite(distance), "SSIM of reconstructions": ssim,
-                **texture(images)}
+    def row(name: str, images: Tensor, found: dict, ssim: float | None = None) -> dict:
+        return {"images": name, **found, "SSIM of reconstructions": ssim, **texture(images)}
 
-    rows = [row("training images", train[:len(test)], judge.floor),
-            row("their mean", mean, judge.ceiling)]
+    rows = [row("training images", train[:len(test)], judge.ends["real"]),
+            row("their mean", mean, judge.ends["mean"])]
     for name, model in models.items():
         samples, some = draw_images(model, len(test), seed), test[:1000]
         likeness = measures.ssim(reconstruct(model, some), some).mean()
-        rows.append(row(name, samples, judge.distance(samples), finite(likeness)))
+        rows.append(row(name, samples, judge.measure(samples), finite(likeness)))
     return rows
 
 
@@ -389,22 +389,36 @@ class Chapter:
                                "64 samples each of conv, fc and improved: patches of colour with "
                                "soft borders", picture=True)
 
-    def quality(self) -> Table:
-        """Samples in numbers, beside real images and their mean."""
-        judge, train = self.lab.judge, self.lab.cifar.train.images
+    @cached_property
+    def measured(self) -> dict[str, dict]:
+        """Real images, their mean, and every model's samples in numbers."""
         models = {name: run.model for name, run in self.three.items()}
-        rows = quality(judge, models, train, self.test, self.seed)
-        for key, row in zip(("real", "mean_image", *models), rows, strict=True):
+        rows = quality(self.lab.judge, models, self.lab.cifar.train.images, self.test, self.seed)
+        return dict(zip(("real", "mean_image", *models), rows, strict=True))
+
+    def quality(self) -> Table:
+        """The same, as far as it is shown; KID, recall and coverage are of fewer images."""
+        judge, rows = self.lab.judge, []
+        for key, row in self.measured.items():
             run = self.three.get(key)
             self.add(f"fd.{key}", row["distance"], "", run, judge.name)
+            self.add(f"blur_px.{key}", row["blur"], "pixels", run, "of real images of equal KID")
+            self.add(f"blur_error.{key}", row["blur_error"], "pixels", run, "of its KID's error")
+            for what in ("kid", "kid_error", "recall", "coverage"):
+                self.add(f"{what}.{key}", row[what], "", run, judge.name)
             self.add(f"ssim.{key}", row["SSIM of reconstructions"], "", run, "reconstructions")
             self.add(f"texture.{key}", row["neighbour correlation"], "", run, "samples")
             self.add(f"sharpness.{key}", row["sharpness, thousandths"], "thousandths", run,
                      "samples")
-        named = [{judge.name if column == "distance" else column: value
-                  for column, value in row.items()} for row in rows]
-        return Table(named, {judge.name: ".3g", "SSIM of reconstructions": ".3f",
-                             "neighbour correlation": ".3f", "sharpness, thousandths": ".2f"})
+            rows.append({"images": row["images"], judge.name: row["distance"], "KID": row["kid"],
+                         "±": row["kid_error"], "equivalent blur, pixels": blur_shown(row)}
+                        | {name: row[name] for name in (
+                            "recall", "coverage", "SSIM of reconstructions",
+                            "neighbour correlation", "sharpness, thousandths")})
+        return Table(rows, {judge.name: ".3g", "KID": ".2f", "±": ".2f", "recall": ".2f",
+                            "equivalent blur, pixels": ".1f", "coverage": ".2f",
+                            "SSIM of reconstructions": ".3f", "neighbour correlation": ".3f",
+                            "sharpness, thousandths": ".2f"})
 
     # ---- pixels permuted
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from lab import measures
 from lab.chapters.scale import FITTED_ON, Scale, best_gain, loss_row, pca_terms, scale_of
-from lab.judge import features
+from lab.judge import blur_shown, features
 from lab.measures import aggregate_posterior
 from lab.recipes import RECIPES
 from lab.runs import Run
@@ -64,8 +65,9 @@ def by_scale(model: VAE, judge, z: Tensor, scales: tuple[float, ...]) -> list[di
     rows = []
     for s in scales:
         images = decode_set(model, s * z)
-        rows.append({"s": s, "norm": (s * z).norm(dim=1).mean().item(),
-                     "fd": judge.distance(images), **numbers_of(images)})
+        found = judge.measure(images)
+        rows.append({"s": s, "norm": (s * z).norm(dim=1).mean().item(), "fd": found["distance"],
+                     "blur_px": found["blur"], "shown": blur_shown(found), **numbers_of(images)})
     return rows
 
 
@@ -105,7 +107,9 @@ def attribute_directions(codes: Tensor, labels: Tensor,
 def read_attribute(scores: Tensor, has: Tensor) -> float | None:
     """The AUC of scores (n,) for an attribute; None where all faces have it, or none."""
     has = has.bool()
-    return measures.auc(scores, has) if has.any() and not has.all() else None
+    if has.all() or not has.any():
+        return None
+    return float(roc_auc_score(has.numpy(), scores.numpy()))
 
 
 def most_alike(directions: dict[str, Tensor], name: str) -> tuple[str, float]:
@@ -199,7 +203,9 @@ class Chapter:
         z = draw_prior(len(self.test), self.recipe.latent, seed)
         rows = by_scale(self.model, judge, z, SCALES)
         at_one = dict(rows[SCALES.index(1.0)])
-        rows.append({"s": None, "norm": None, "fd": judge.floor, **numbers_of(self.test.images)})
+        real = judge.ends["real"]
+        rows.append({"s": None, "norm": None, "fd": judge.floor, "blur_px": real["blur"],
+                     "shown": blur_shown(real), **numbers_of(self.test.images)})
         return [row | {what: row[what] / at_one[what] for what in ("spread", "sharpness")}
                 for row in rows]
 
@@ -287,12 +293,13 @@ class Chapter:
     def table_by_scale(self) -> Table:
         """The same numbers, beside those of real faces."""
         heads = {"norm": "norm of z", "fd": self.lab.face_judge.name,
-                 "saturated": "saturated values", "spread": "spread, over that at s = 1",
+                 "shown": "equivalent blur, pixels", "saturated": "saturated values",
+                 "spread": "spread, over that at s = 1",
                  "sharpness": "sharpness, over that at s = 1"}
         rows = []
         for row in self.scales:
             key = f"s{row['s']:g}".replace(".", "") if row["s"] else "real"
-            for what in ("fd", "saturated", "spread", "sharpness"):
+            for what in ("fd", "blur_px", "saturated", "spread", "sharpness"):
                 self._find(f"faces.{what}.{key}", row[what])
             rows.append({"faces": f"samples, s = {row['s']:g}" if row["s"] else "real"}
                         | {head: row[what] for what, head in heads.items()})
@@ -300,7 +307,8 @@ class Chapter:
         self._find("faces.best_scale", best["s"], note="of least FD")
         self._find("faces.best_sharpness", best["sharpness"], note="over that at s = 1")
         return Table(rows, {head: ".0%" for head in heads.values()}
-                     | {heads["norm"]: ".1f", heads["fd"]: ".3g", heads["saturated"]: ".1%"})
+                     | {heads["norm"]: ".1f", heads["fd"]: ".3g", heads["shown"]: ".1f",
+                        heads["saturated"]: ".1%"})
 
     # ---- around a face, along dimensions and directions
 
@@ -371,25 +379,29 @@ class Chapter:
     # ---- other densities, memories, units
 
     def densities(self) -> Table:
-        """Fréchet distances of faces from several densities, between real faces and their mean."""
+        """Faces from several densities, between real faces and their mean, as the judge sees them:
+        Fréchet distance, and the blur of real faces that comes to as much."""
         judge, posterior = self.lab.face_judge, aggregate_posterior(*self.train_codes)
         drawn = draw_images(self.model, len(self.test), self.lab.settings.seed, posterior)
         rebuilt = reconstruct(self.model, self.test.images)
         mean = measures.mean_image(self.train.images).float().view(1, *rebuilt.shape[1:])
-        groups = {"real": ("training faces", judge.floor, self.train.images[:len(self.test)]),
+        ends = judge.ends
+        groups = {"real": ("training faces", ends["real"], self.train.images[:len(self.test)]),
                   "reconstructions": ("reconstructions of the test faces", None, rebuilt),
                   "aggregate": ("the aggregated posterior, as a Gaussian", None, drawn),
                   "prior": ("N(0, I)", None, self.samples),
-                  "mean_image": ("the mean image", judge.ceiling, mean)}
+                  "mean_image": ("the mean image", ends["mean"], mean)}
         rows = []
-        for key, (name, distance, images) in groups.items():
-            distance = judge.distance(images) if distance is None else distance
-            self._find(f"faces.fd.{key}", distance)
-            rows.append({"faces from": name, judge.name: distance,
+        for key, (name, found, images) in groups.items():
+            found = found or judge.measure(images)
+            self._find(f"faces.fd.{key}", found["distance"])
+            self._find(f"faces.blur_px.{key}", found["blur"], "pixels")
+            rows.append({"faces from": name, judge.name: found["distance"],
+                         "equivalent blur, pixels": blur_shown(found),
                          "sharpness, thousandths": 1e3 * measures.sharpness(images).mean().item()})
         self._find("faces.judge_accuracy", judge.accuracy, note="of the test faces' attributes")
         self._find("faces.aggregate_kl", measures.kl_gaussian_to_standard(*posterior), "nats")
-        return Table(rows, {"sharpness, thousandths": ".2f"})
+        return Table(rows, {"equivalent blur, pixels": ".1f", "sharpness, thousandths": ".2f"})
 
     def neighbours(self) -> Figure:
         """Samples above the training faces nearest to them."""
@@ -472,18 +484,3 @@ class Chapter:
         found.add("faces.crop_costs", self.scale.floor - rows[1]["floor, training"], "nats")
         return Table(rows, dict.fromkeys(rows[0], ",.1f")
                      | {"total variance": ".0f", "directions above ¼": ","})
-
-    def resolution(self) -> Table:
-        """What β = 1, 4, 10 of an earlier submission would use at 128×128, in closed form."""
-        found, rows = self.lab.found, []
-        for beta in (1, 4, 10):
-            best = predicted(self.scale.spectrum, beta)
-            for key, value, unit in (("", best.active, "directions"), ("_rate", best.rate, "nats"),
-                                     ("_dof", best.dof, "directions")):
-                found.add(f"betas.predicted{key}_{beta}", value, unit, note="at 128×128, of 128")
-            rows.append({"β": beta, "σ² at 128×128": beta / 8, "equal to σ² at 64×64": beta / 32,
-                         "directions used, of 128": best.active, "degrees of freedom": best.dof,
-                         "nats spent": best.rate})
-        return Table(rows, {"σ² at 128×128": "g", "equal to σ² at 64×64": "g",
-                            "degrees of freedom": ".0f", "nats spent": ".0f"})
-

@@ -13,7 +13,7 @@ from data import ImageSet
 from lab import measures
 from lab.runs import Run
 from lab.session import Lab
-from lab.show import Figure, Table, finite
+from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, draw_prior, encode_set, generator, lerp, slerp
 from vae_helpers import VAE, as_pixels, picture, plot_paths, tile
 
@@ -49,6 +49,24 @@ def row_between(model: VAE, images: Tensor, mu: Tensor, pair: tuple[int, int],
     """Decoded steps on the line between the codes of two images, which stand at both ends."""
     (a, b), ends = pair, as_pixels(images[list(pair)])
     return torch.cat([ends[:1], decode_set(model, lerp(mu[a], mu[b], steps)), ends[1:]])
+
+
+def bilinear(corners: Tensor, steps: int) -> Tensor:
+    """Codes (steps, steps, d) between four (4, d): the first two above, the last two below."""
+    above, below = lerp(corners[0], corners[1], steps), lerp(corners[2], corners[3], steps)
+    return lerp(above, below, steps).transpose(0, 1)            # rows go down, columns across
+
+
+def grid_between(model: VAE, images: Tensor, steps: int) -> Tensor:
+    """Rows (steps, steps + 2, 3, H, W) decoded between the codes of the first four images.
+
+    The originals stand beside their corners, and white beside the other rows.
+    """
+    codes = bilinear(encode_set(model, images[:4])[0], steps)
+    frames = decode_set(model, codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+    sides = torch.ones(steps, 2, *frames.shape[2:])
+    sides[[0, -1]] = as_pixels(images[:4]).unflatten(0, (2, 2))
+    return torch.cat([sides[:, :1], frames, sides[:, 1:]], 1)
 
 
 def cross_fade(frames: Tensor) -> Tensor:
@@ -241,9 +259,39 @@ class Chapter:
         mu, _ = encode_set(run.model, among)
         rows = {name: row_between(run.model, among, mu, pair, 6)
                 for name, pair in ({"the first two": (0, 1)} | extremes(mu)).items()}
-        return self._picture(rows, "Between two faces: originals at the ends, six decoded steps",
-                             "faces-between", "Three rows of six decoded steps between pairs of "
-                             "test faces, which stand at both ends")
+        return self.lab.figure(
+            labelled_rows(rows, "Between two faces: originals at the ends, six decoded steps",
+                          columns=positions(6), zoom=zoom_of(among), label=100),
+            "faces-between", "Three rows of six decoded steps between pairs of test faces, which "
+            "stand at both ends", picture=True)
+
+    def grid(self, run: Run, test: ImageSet) -> Figure:
+        """Six by six faces decoded between the codes of the first four test faces."""
+        frames = grid_between(run.model, test.images, 6)
+        rows = {f"u = {u / 5:g}": row for u, row in enumerate(frames)}
+        return self.lab.figure(
+            labelled_rows(rows, "Between four faces: originals beside their corners",
+                          columns=positions(6), zoom=zoom_of(test.images), label=55),
+            "faces-grid", "Six rows of six faces decoded between the codes of four test faces, "
+            "which stand beside the corners", picture=True)
+
+    def face_paths(self, run: Run, test: ImageSet, pairs: int = 50) -> Table:
+        """The numbers of the three ways between pairs of test faces."""
+        twice = {"straight line": lerp, "great circle": slerp}
+        twice = {name: paths_between(run.model, test.images, pairs, way, 2 * STEPS - 1)
+                 for name, way in twice.items()}
+        ways = {name: (codes[:, ::2], frames[:, ::2]) for name, (codes, frames) in twice.items()}
+        ways["cross-fade"] = None, cross_fade(ways["straight line"][1])
+        rows = []
+        for name, (codes, frames) in ways.items():
+            numbers, exponent = path_numbers(frames, codes), None
+            if name in twice:
+                exponent = doubling_exponent(frames, twice[name][1])
+                part = "circle_" if name == "great circle" else ""
+                self._find(f"face_paths.{part}doubling", exponent, "exponent", run, "9 to 18 steps")
+            self._find_path("face_paths", name, numbers, run)
+            rows.append(path_row(name, numbers) | {"exponent, 9 to 18 steps": exponent})
+        return Table(rows, PATH_FORMATS | {"exponent, 9 to 18 steps": ".2f"})
 
     def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str) -> Figure:
         """Rows of images at twice their size, one below the other."""
@@ -266,8 +314,7 @@ class Chapter:
         intervals = intervals_for(path_numbers(self.ways["straight line"][1])["smoothness"],
                                   CLAIMED_STEP)
         self._find("task2.intervals", intervals, note=f"for a mean squared step of {CLAIMED_STEP}")
-        return Table(rows, {"smoothness": ".6f", "±": ".6f", "evenness": ".2f", "detour": ".2f",
-                            "norm half-way": ".0%", "sharpness half-way": ".0%"})
+        return Table(rows, PATH_FORMATS)
 
     def _find_path(self, key: str, way: str, numbers: dict, run: str) -> None:
         """All numbers of a straight line; of the other ways what happens half-way."""
@@ -343,3 +390,17 @@ def path_row(name: str, numbers: dict[str, float | None]) -> dict[str, float | s
             "evenness": numbers["evenness"], "detour": numbers["detour"],
             "norm half-way": numbers["norm_halfway"],
             "sharpness half-way": numbers["sharpness_halfway"]}
+
+
+PATH_FORMATS = {"smoothness": ".6f", "±": ".6f", "evenness": ".2f", "detour": ".2f",
+                "norm half-way": ".0%", "sharpness half-way": ".0%"}
+
+
+def positions(steps: int) -> list[str]:
+    """Names of the columns of a row that stands between two originals."""
+    return ["original", *(f"t = {i / (steps - 1):g}" for i in range(steps)), "original"]
+
+
+def zoom_of(images: Tensor) -> int:
+    """How often a pixel is repeated for an image to be 128 pixels wide, if it is smaller."""
+    return max(1, 128 // images.shape[-1])

@@ -8,10 +8,12 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from torch import Tensor
 
-from lab import measures
+from lab import density, measures
 from lab.examine import texture
+from lab.judge import blur_shown
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite
@@ -32,26 +34,6 @@ DEMO = {"VAE": "small", "β = 0": "small-beta0", "autoencoder": "small-ae",
 IMAGES = 2_000          # test images whose codes are looked at
 
 # ---- Q1: cross-entropy as a density
-
-
-def log_of_levels(logits: Tensor) -> Tensor:
-    """ln of the sum over the 256 grey levels of exp(-cross-entropy), for each logit, in float64.
-
-    Without it cross-entropy is no density of grey pixels; the continuous Bernoulli has an integral
-    in its place (Loaiza-Ganem & Cunningham 2019).
-    """
-    a = logits.double().abs().clamp(min=1e-9)           # even in the logit
-
-    def log_sinh(t: Tensor) -> Tensor:
-        return t + torch.log(-torch.expm1(-2 * t)) - math.log(2)
-
-    return F.logsigmoid(-a) + a / 2 + log_sinh(a * 128 / 255) - log_sinh(a / 510)
-
-
-def bits_of(nats: Tensor, logits: Tensor) -> float:
-    """Bits for each value of a pixel: unnormalised nats per image (N,), and the normaliser."""
-    log_sum = log_of_levels(logits).flatten(1).sum(1)
-    return ((nats.double() + log_sum).mean() / (math.log(2) * logits[0].numel())).item()
 
 
 @torch.no_grad()
@@ -155,12 +137,6 @@ def overlap_and_change(model: VAE, mu: Tensor, logvar: Tensor,
     distance = measures.posterior_distance(mu, logvar, mu[other], logvar[other])
     change = (decode_set(model, mu) - decode_set(model, mu[other])).square().mean((1, 2, 3)).sqrt()
     return distance, change
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's, without ties."""
-    ranks = torch.stack([t.argsort().argsort().double() for t in (a, b)])
-    return torch.corrcoef(ranks)[0, 1].item()
 
 
 # ---- plots
@@ -276,11 +252,12 @@ class Chapter:
         mean = torch.logit(mean).view(1, *self.images.shape[1:])        # half a level from 0 and 1
         without = reconstruction_error(run.recipe, mean.expand(self.images.shape),
                                        as_pixels(self.images).double())
-        self.keep("q1.bits", bits_of(nats, logits), "bits", run, "at most")
-        self.keep("q1.bits_mean_image", bits_of(without, mean), "bits")
-        words = {"uniform": 8.0, "mean image": bits_of(without, mean),
-                 "VAE, by the ELBO: at most": bits_of(nats, logits)}
-        return Table([{"distribution over 256 levels": name, "bits for each value": finite(bits)}
+        words = {"uniform": 8.0,
+                 "mean image": self.keep("q1.bits_mean_image",
+                                         density.cross_entropy_bits(without, mean), "bits"),
+                 "VAE, by the ELBO: at most": self.keep(
+                     "q1.bits", density.cross_entropy_bits(nats, logits), "bits", run, "at most")}
+        return Table([{"distribution over 256 levels": name, "bits for each value": bits}
                       for name, bits in words.items()], {"bits for each value": ".2f"})
 
     def beta_zero(self) -> Figure:
@@ -397,23 +374,35 @@ class Chapter:
                                "24 samples each of the VAE and of the autoencoder from N(0, I) and "
                                "from a Gaussian fitted to its codes", picture=True)
 
+    @cached_property
+    def measured(self) -> dict[str, dict]:
+        """What the judge measures of the samples."""
+        return {name: self.lab.judge.measure(images) for name, images in self.samples.items()}
+
     def sample_table(self) -> Table:
-        """A Fréchet distance of the samples, and their texture; real images beside them."""
+        """A Fréchet distance of the samples, the blur of real images that comes to as much, and
+        texture; real images beside them."""
         judge, train = self.lab.judge, self.lab.cifar.train.images[:len(self.lab.cifar.test)]
         mean = self.scale.cifar.spectrum.mean.float().view(1, *train.shape[1:])
-        rows = [{"images": "training images", judge.name: judge.floor, **texture(train)},
-                {"images": "their mean", judge.name: judge.ceiling, **texture(mean)}]
+
+        def row(name: str, found: dict, images: Tensor) -> dict:
+            return {"images": name, judge.name: found["distance"],
+                    "equivalent blur, pixels": blur_shown(found), **texture(images)}
+
+        rows = [row("training images", judge.ends["real"], train),
+                row("their mean", judge.ends["mean"], mean)]
         keys = {"vae": "VAE", "ae": "autoencoder", "ae_fitted": "autoencoder", "beta0": "β = 0"}
-        for (key, label), (name, images) in zip(keys.items(), self.samples.items(), strict=True):
-            row = {"images": name, judge.name: judge.distance(images), **texture(images)}
-            self.keep(f"q3.fd.{key}", row[judge.name], "", self.demo[label], judge.name)
-            self.keep(f"q3.texture.{key}", row["neighbour correlation"], "", self.demo[label])
-            rows.append(row | {judge.name: finite(row[judge.name])})
+        for (key, label), (name, found) in zip(keys.items(), self.measured.items(), strict=True):
+            rows.append(row(name, found, self.samples[name]))
+            self.keep(f"q3.fd.{key}", found["distance"], "", self.demo[label], judge.name)
+            self.keep(f"q3.blur_px.{key}", found["blur"], "pixels", self.demo[label],
+                      "of real images of equal KID")
+            self.keep(f"q3.texture.{key}", rows[-1]["neighbour correlation"], "", self.demo[label])
         self.keep("q3.fd.real", judge.floor, "", note=judge.name)
         self.keep("q3.texture.real", rows[0]["neighbour correlation"])
         self.keep("q3.judge_accuracy", judge.accuracy, "of the test labels")
-        return Table(rows, {judge.name: ".3g", "neighbour correlation": ".2f",
-                            "sharpness, thousandths": ".2f"})
+        return Table(rows, {judge.name: ".3g", "equivalent blur, pixels": ".1f",
+                            "neighbour correlation": ".2f", "sharpness, thousandths": ".2f"})
 
     # ---- Q4
 
@@ -421,7 +410,7 @@ class Chapter:
         """KL by dimension, and how far pairs of test images decode apart by their overlap."""
         run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
         distance, change = overlap_and_change(run.model, mu, logvar, self._draw("pairs"))
-        self.keep("q4.rank_correlation", rank_correlation(distance, change), "", run)
+        self.keep("q4.rank_correlation", spearmanr(distance, change)[0], "", run)
         linear = measures.linear_optimum(self.scale.cifar.spectrum, run.recipe.sigma2, mu.shape[1])
         lines = {"degrees of freedom": degrees_of_freedom(logvar),
                  "the same, linear model": linear.dof}

@@ -18,7 +18,7 @@ from lab.examine import against_linear, amortisation_gap, rate_and_distortion, s
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
-from lab.show import Findings, Table
+from lab.show import Findings
 from lab.training import decode_set, encode_set
 from vae_helpers import Recipe, build
 
@@ -188,7 +188,8 @@ def test_a_decoder_without_texture_has_no_neighbour_correlation():
         model.decoder[-2].weight.zero_()
         model.decoder[-2].bias.zero_()                              # every pixel is a half
     images = grey(30, side=32)
-    judge = SimpleNamespace(floor=1.0, ceiling=9.0, distance=lambda x: float(len(x)))
+    judge = SimpleNamespace(ends={"real": {"distance": 1.0}, "mean": {"distance": 9.0}},
+                            measure=lambda x: {"distance": float(len(x))})
     real, mean, flat = cifar.quality(judge, {"flat": model}, images, images, seed=0)
     assert (real["distance"], mean["distance"], flat["distance"]) == (1, 9, 30)
     assert flat["neighbour correlation"] is None and flat["sharpness, thousandths"] == 0

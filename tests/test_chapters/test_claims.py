@@ -4,23 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab import measures
 from lab.chapters.claims import (
-    CLAIMS,
-    FAILS,
-    HOLDS,
-    IN_PART,
-    UNDECIDED,
-    Claim,
-    blur,
-    blurred_to,
     count_verdicts,
     fine_grain,
     ledger,
     moved_by_shift,
-    near,
     sharpness_kept,
 )
+from lab.chapters.ledger import CLAIMS, FAILS, HOLDS, IN_PART, UNDECIDED, Claim, near
 from lab.layers import fast
 from lab.recipes import RECIPES
 from lab.show import Findings
@@ -163,7 +154,7 @@ def test_constant_code_is_moved_by_nothing(model):
     assert moved_by_shift(model, smooth_images())[0] == 0
 
 
-# ---- grain, blur and sharpness
+# ---- grain and sharpness
 
 
 def test_white_noise_has_the_share_of_its_frequencies_and_smooth_images_hardly_any():
@@ -179,34 +170,6 @@ def test_a_wave_is_fine_above_half_the_highest_frequency(steps, high, axis):
     wave = torch.cos(2 * torch.pi * steps * torch.arange(32) / 32) / 2 + 0.5
     images = wave.view([-1 if i == axis else 1 for i in range(4)]).expand(2, 3, 32, 32)
     assert fine_grain(images) == pytest.approx(float(high), abs=1e-5)
-
-
-@pytest.mark.parametrize("share", [0.9, 0.5, 0.1, 0.02])
-def test_images_are_blurred_to_the_sharpness_asked_for(share):
-    images = smooth_images()
-    asked = share * measures.sharpness(images).mean().item()
-    blurred = blurred_to(images, asked)
-    assert measures.sharpness(blurred).mean().item() == pytest.approx(asked, rel=0.02)
-    assert blurred.shape == images.shape
-
-
-def test_images_are_never_sharpened():
-    images = smooth_images()
-    kept = blurred_to(images, 2 * measures.sharpness(images).mean().item())
-    torch.testing.assert_close(kept, images / 255, rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("width", [0.0, 0.3, 1.0, 2.5, 8.0])
-def test_blur_keeps_constants_and_the_mean_of_what_lies_inside(width):
-    grey = torch.full((2, 3, 32, 32), 0.37)
-    torch.testing.assert_close(blur(grey, width), grey)
-    dot = torch.zeros(1, 3, 64, 64)
-    dot[..., 32, 32] = 1.0
-    blurred = blur(dot, width)
-    torch.testing.assert_close(blurred.sum((2, 3)), dot.sum((2, 3)))
-    if width >= 1:                              # below, the pixels are too coarse to tell
-        spread = (blurred[0, 0].sum(0) * (torch.arange(64.0) - 32).square()).sum().sqrt()
-        assert spread.item() == pytest.approx(width, rel=0.02)
 
 
 def test_sharpness_kept_is_1_for_a_model_that_gives_its_images_back_and_0_for_grey():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from tiny import LINEAR, generator, grey
 from data import image_set
 from lab import measures
 from lab.chapters import interpolation as ask
-from lab.training import decode_set, encode_set, lerp, slerp
+from lab.recipes import RECIPES
+from lab.session import Lab
+from lab.show import Figure
+from lab.training import decode_set, encode_set, lerp, reconstruct, slerp
 from vae_helpers import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +94,34 @@ def test_a_row_begins_and_ends_with_the_originals(model):
     row = ask.row_between(model, images, mu, (3, 5), 6)
     assert torch.equal(row[[0, -1]], images[[3, 5]] / 255)
     assert torch.allclose(row[1:-1], decode_set(model, lerp(mu[3], mu[5], 6)))
+
+
+# ---- four images
+
+
+def test_the_corners_of_a_grid_are_the_reconstructions_and_their_originals_stand_beside(model):
+    images = grey()
+    grid = ask.grid_between(model, images, 4)
+    assert grid.shape == (4, 6, 3, 4, 4)
+    corners, beside = grid[[0, 0, 3, 3], [1, 4, 1, 4]], grid[[0, 0, 3, 3], [0, 5, 0, 5]]
+    assert torch.allclose(corners, reconstruct(model, images[:4]), atol=1e-5)
+    assert torch.equal(beside, images[:4] / 255)
+    assert (grid[1:3, [0, 5]] == 1).all()                       # white
+
+
+def test_the_centre_of_a_grid_is_the_decoding_of_the_mean_code(model):
+    images = grey()
+    mu, _ = encode_set(model, images[:4])
+    centre = ask.grid_between(model, images, 5)[2, 3]
+    assert torch.allclose(centre, decode_set(model, mu.mean(0, keepdim=True))[0], atol=1e-5)
+
+
+def test_the_edges_of_a_grid_are_straight_lines_between_their_corners():
+    corners = torch.randn(4, 7, generator=generator())
+    codes = ask.bilinear(corners, 6)
+    for edge, (a, b) in ((codes[0], (0, 1)), (codes[-1], (2, 3)), (codes[:, 0], (0, 2)),
+                         (codes[:, -1], (1, 3))):
+        assert torch.allclose(edge, lerp(corners[a], corners[b], 6))
 
 
 # ---- numbers of a path
@@ -218,3 +250,32 @@ def test_classes_that_are_clusters_have_shorter_steps_within_than_between(model)
     assert steps[same].mean() < 0.5 * steps[~same].mean()
     assert distance[same].mean() < distance[~same].mean()
     assert torch.allclose(detour, torch.ones(60), atol=1e-3)            # of a linear decoder
+
+
+# ---- the chapter on faces of which there are few
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """The chapter, a model that nothing has trained, and drawn faces."""
+    lab = Lab({"TRAIN_LIMIT": 160, "DATA": "standin", "DEVICE": "cpu", "PRECISION": "fp32",
+               "RUNS": str(tmp_path_factory.mktemp("faces"))})
+    run = SimpleNamespace(model=build(RECIPES["celeba64"]).eval(), hash="0123abcd")
+    return ask.Chapter(lab, None, None), run, lab.faces.test
+
+
+def test_faces_are_shown_in_rows_and_in_a_grid(faces):
+    chapter, run, test = faces
+    for drawn in (chapter.faces(run, test), chapter.grid(run, test)):
+        assert isinstance(drawn, Figure) and len(drawn.alt) > 20
+
+
+def test_paths_between_faces_have_numbers_and_a_cross_fade_takes_no_detour(faces):
+    chapter, run, test = faces
+    few = SimpleNamespace(images=test.images[:20])
+    rows = {row["path"]: row for row in chapter.face_paths(run, few).rows}
+    assert rows["cross-fade"]["detour"] == pytest.approx(1)
+    assert rows["cross-fade"]["exponent, 9 to 18 steps"] is None
+    assert rows["straight line"]["exponent, 9 to 18 steps"] == pytest.approx(2, abs=0.1)
+    found = chapter.lab.found
+    assert found["face_paths.detour"] >= 1 and found["face_paths.fade_detour"] == pytest.approx(1)
