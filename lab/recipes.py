@@ -38,6 +38,7 @@ def _table() -> dict[str, Recipe]:
         small.but(name="small-sharp", beta=0.1),
         *(small.but(name=f"p{i}-conv", **early, **p) for i, p in enumerate(settings, 1)),
         *(fc.but(name=f"p{i}-fc", **early, **p) for i, p in enumerate(settings, 1)),
+        fc.but(name="p1-fc-on", **early | settings[0] | dict(patience=40)),       # never stopped
         small.but(name="celeba32", data="celeba", **early, **settings[1]),
         large,
         *(large.but(name=f"celeba128-b{b}", beta=float(b), epochs=5) for b in (4, 10)),

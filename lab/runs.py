@@ -209,7 +209,9 @@ class Job:
 
 def like(recipe: Recipe) -> Recipe:
     """The recipe without what a step's time does not depend on."""
-    return recipe.but(name="like", beta=1.0, lr=1e-3, epochs=1, patience=0, noise=True)
+    loss = {} if recipe.start == "linear" else dict(reconstruction="sse", sigma=None)
+    return recipe.but(name="like", beta=1.0, lr=1e-3, epochs=1, patience=0, noise=True, latent=128,
+                      **loss)
 
 
 @cache
@@ -287,19 +289,20 @@ def train_to_end(job: Job, progress: Progress, ranks: Ranks) -> None:
 def begin(job: Job, progress: Progress, ranks: Ranks) -> tuple[VAE, Optimizer, list[dict]]:
     """Model, optimizer and history as the last finished epoch left them, or at the start."""
     folder = job.folder
-    if ranks.first:
-        if not (folder / "state.pt").exists() and job.recipe.schedule == "constant":
-            borrow_shorter(job, progress)
-        write_json(folder / "run.json", {"identity": job.identity, "torch": torch.__version__,
-                                         "python": platform.python_version()})
+    begun = (folder / "state.pt").exists()
+    if ranks.first and not begun and job.recipe.schedule == "constant":
+        borrow_shorter(job, progress)
     ranks.wait()
     model = fresh(job.recipe, job.where, job.seed)
     if job.recipe.norm and not ranks.alone:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if job.recipe.start == "linear" and not (folder / "state.pt").exists():
+    if job.recipe.start == "linear" and not begun:
         start_linear(model, spectrum(job.splits.train.images, top=job.recipe.latent))
     optimizer = make_optimizer(model)
     history = restore(job, model, optimizer)
+    if ranks.first:
+        write_json(folder / "run.json", {"identity": job.identity, "torch": torch.__version__,
+                                         "python": platform.python_version()})
     ranks.same_start(model)
     return model, optimizer, history
 

@@ -1,10 +1,20 @@
-"""Settings for all tests."""
+"""Settings for all tests, and the notebook's two executions, which run beside them."""
 
-import matplotlib
-import pytest
-import torch
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")       # the tests beside the notebook: a core for each
+
+import matplotlib  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 matplotlib.use("Agg")            # no test opens a window
+ROOT = Path(__file__).parents[1]
+WAITING = pytest.StashKey()
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +24,48 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def python(*arguments, cwd):
+    """Runs this Python in `cwd` with the project importable, as a reader's shell would."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment,
+                          text=True, encoding="utf-8", capture_output=True)
+
+
+# ---- the notebook, executed twice from nothing while the other tests run
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "executions" in item.fixturenames)
+
+
+def pytest_collection_finish(session):
+    wanted = any("executions" in item.fixturenames for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        pool = ThreadPoolExecutor(1)
+        session.stash[WAITING] = pool, pool.submit(execute_twice, session.config)
+
+
+def execute_twice(config):
+    """The executed copy of papermill, and what nbval says of it after another execution."""
+    factory = pytest.TempPathFactory.from_config(config, _ispytest=True)
+    first, second = factory.mktemp("first"), factory.mktemp("second")
+    path = first / "copy.ipynb"
+    made = python("-m", "papermill", ROOT / "MZ_VAE_Assignment.ipynb", path,
+                  "-f", ROOT / "tests" / "nbval.yaml", cwd=first)
+    if made.returncode:
+        return made, None, path
+    (second / path.name).write_bytes(path.read_bytes())
+    again = python("-m", "pytest", "--quiet", "--nbval", "--nbval-current-env",
+                   "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "--rootdir", second,
+                   second / path.name, cwd=second)
+    return made, again, path
+
+
+@pytest.fixture(scope="session")
+def executions(request):
+    """What came of both."""
+    pool, waiting = request.session.stash[WAITING]
+    yield waiting.result()
+    pool.shutdown()

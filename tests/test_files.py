@@ -269,6 +269,7 @@ JSON_DAMAGES = ["", "nonsense", "[]", "{}", "7", "[1]", '[{"epoch": 1, "loss": "
 def test_list_names_a_damaged_folder_in_a_line_and_goes_on(
         folder, others, capsys, monkeypatch, name, content):
     monkeypatch.setattr(lab.__main__, "RECIPES", {"early": RECIPE})
+    monkeypatch.setattr(lab.__main__, "CHAPTERS", {"A chapter": ["early"]})
     shutil.copytree(others["seed"], folder.parent / others["seed"].name)
     (folder / name).write_text(content)
     assert lab.__main__.main(["list", "--runs", str(folder.parent)]) == 0

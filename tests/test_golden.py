@@ -64,6 +64,7 @@ RUNS = [
     ("p1-fc-40-51dc69a3", P2_FC.but(name="p1-fc", **P1), 40, 1, STOPS),
     ("p2-fc-40-6e741152", P2_FC, 40, 0, STOPS), ("p2-fc-40-831a8192", P2_FC, 40, 1, STOPS),
     ("p3-fc-40-ddfc1202", P2_FC.but(name="p3-fc", **P3), 40, 0, STOPS),
+    ("p1-fc-on-40-4ae31bf7", P2_FC.but(name="p1-fc-on", **P1, patience=40), 40, 0, STOPS),
     ("celeba32-40-e0fabd36", P2.but(name="celeba32", data="celeba"), 40, 0, FACES_32),
     ("celeba128-10-32b3a9c1", LARGE, 10, 0, FACES_128),
     ("celeba128-5-e0be9369", LARGE, 5, 0, FACES_128),

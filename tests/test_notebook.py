@@ -1,15 +1,12 @@
 """The submission's notebook: parameters, committed outputs, its form, two executions that agree."""
 
 import ast
-import os
 import re
-import shutil
 import statistics
-import subprocess
-import sys
 
 import nbformat
 import pytest
+from conftest import python
 
 from lab import submission
 from lab.export import export
@@ -17,7 +14,6 @@ from lab.recipes import check_settings
 from lab.submission import NOTEBOOK, ROOT
 
 TESTS = ROOT / "tests"
-SMALL = TESTS / "nbval.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -105,25 +101,11 @@ def test_committed_notebook_exports_to_html_that_needs_no_network(notebook, tmp_
 # ---- executions
 
 
-def python(*arguments, cwd):
-    """Runs this Python in `cwd` with the project importable, as a reader's shell would."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment,
-                          text=True, encoding="utf-8", capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+@pytest.fixture
+def executed(executions):
     """The notebook executed with today's code on few drawn images, from nothing."""
-    folder = tmp_path_factory.mktemp("first")
-    path = folder / "copy.ipynb"
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)
-    try:
-        submission.execute(NOTEBOOK, path, submission.read_parameters(SMALL), cwd=folder)
-    finally:
-        os.environ.pop("PYTHONPATH")
-        os.environ.update({"PYTHONPATH": before} if before else {})
+    made, _, path = executions
+    assert made.returncode == 0, made.stderr[-6000:]
     return path
 
 
@@ -139,10 +121,7 @@ def test_what_needs_no_training_shows_what_is_committed(notebook, executed):
     assert shown_by(nbformat.read(executed, as_version=4), "nbval-check-output") == known
 
 
-def test_another_execution_shows_the_same(executed, tmp_path):
+def test_another_execution_shows_the_same(executions):
     """It trains from nothing in another folder; only times, devices and rates may differ."""
-    shutil.copy(executed, tmp_path)
-    run = python("-m", "pytest", "--quiet", "--nbval", "--nbval-current-env",
-                 "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "--rootdir", tmp_path,
-                 tmp_path / executed.name, cwd=tmp_path)
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    _, again, _ = executions
+    assert again and again.returncode == 0, again and again.stdout[-6000:] + again.stderr[-2000:]

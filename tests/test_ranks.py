@@ -21,16 +21,32 @@ PLAIN = TINY.but(name="plain", norm=False, epochs=2)      # 35 images, batches o
 SHORT, LONG = PLAIN.but(epochs=1), PLAIN.but(epochs=400)
 
 WORKER = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import test_ranks, tiny
-for name in sys.argv[3:]:
-    try:
-        tiny.job(f"{sys.argv[2]}/{name}", getattr(test_ranks, name)).train()
-    except ValueError as error:
-        print("error:", error)
+from torch import distributed
+
+def train(folder, names):
+    for name in names:
+        try:
+            tiny.job(f"{folder}/{name}", getattr(test_ranks, name)).train()
+        except ValueError as error:
+            print("error:", error)
+    distributed.destroy_process_group()
+
+children = []
+for rank in range(int(os.environ["WORLD_SIZE"])):           # forked, so that all import once
+    child = os.fork()
+    if child == 0:
+        os.environ["RANK"] = str(rank)
+        train(sys.argv[2], sys.argv[3:])
+        sys.stdout.flush()
+        os._exit(0)
+    children.append(child)
+print(*children, file=sys.stderr, flush=True)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 
@@ -39,15 +55,15 @@ def begun(n, folder, *names):
     port = 20_000 + (os.getpid() * 7 + n) % 20_000
     environment = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
                                 "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return [subprocess.Popen([sys.executable, "-c", WORKER, str(TESTS), str(folder), *names],
-                             env=environment | {"RANK": str(rank)}, text=True, cwd=TESTS.parent,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(n)]
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(TESTS), str(folder), *names],
+                            env=environment, text=True, cwd=TESTS.parent, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
 
 
-def outputs_of(processes):
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
-    return [out for out, _ in outputs]
+def output_of(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
 
 
 # ---- parts of a batch
@@ -97,8 +113,8 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     four, two = begun(4, folder / "four", "PLAIN"), begun(
         2, folder / "two", "PLAIN", "EARLY", "SHORT", "TINY")
-    outputs_of(four)
-    return folder, outputs_of(two)
+    output_of(four)
+    return folder, output_of(two)
 
 
 def assert_alike(one, other):
@@ -131,8 +147,8 @@ def test_a_run_that_two_began_ends_on_one(alone, together):
 
 
 def test_batch_normalisation_is_refused_on_a_cpu_in_one_sentence(together):
-    folder, outputs = together
-    refusals = [line for out in outputs for line in out.splitlines() if line.startswith("error:")]
+    folder, out = together
+    refusals = [line for line in out.splitlines() if line.startswith("error:")]
     assert len(refusals) == 2 and all("batch normalisation" in line for line in refusals)
     assert not list((folder / "two" / "TINY").glob("*/state.pt"))
 
@@ -144,14 +160,14 @@ def test_statistics_over_processes_are_part_of_the_identity(tmp_path, monkeypatc
 
 
 def test_a_killed_process_leaves_a_whole_checkpoint(alone, tmp_path):
-    processes, long = begun(2, tmp_path, "LONG"), job(tmp_path / "LONG", LONG)
+    parent, long = begun(2, tmp_path, "LONG"), job(tmp_path / "LONG", LONG)
+    first, second = map(int, parent.stderr.readline().split())
     deadline = time.monotonic() + 60
     while not (long.folder / "history.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    processes[1].send_signal(signal.SIGKILL)
-    processes[0].kill()                                     # as torchrun does then
-    for process in processes:
-        process.communicate()
+    os.kill(second, signal.SIGKILL)
+    os.kill(first, signal.SIGTERM)                          # as torchrun does then
+    parent.communicate()
     kept = long.history
     assert 0 < len(kept) < 400 and state(long.folder)["history"] == kept
     assert kept[0]["loss"] == pytest.approx(alone["plain"].history[0]["loss"], rel=1e-3)

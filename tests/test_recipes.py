@@ -16,7 +16,8 @@ PARAMETERS = {
     "celeba64": 11_815_555, "celeba32": 1_119_811, "celeba128": 8_729_283, "small": 1_119_811,
     "small-beta0": 1_119_811, "small-ae": 1_119_811, "small-mean": 1_119_811,
     "small-sharp": 1_119_811, "p1-conv": 1_119_811, "p2-conv": 1_119_811, "p3-conv": 1_906_499,
-    "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600, "celeba64-d128": 8_669_571,
+    "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600, "p1-fc-on": 3_511_040,
+    "celeba64-d128": 8_669_571,
     "celeba128-b4": 8_729_283, "celeba128-b10": 8_729_283, "sigma-learned": 1_119_812,
     **dict.fromkeys(("sigma-2", "sigma-8", "sigma-32", "collapse-05", "collapse-09", "collapse-11",
                      "collapse-20"), 1_119_811)}
@@ -58,7 +59,7 @@ DESIGN = {
     "small-sharp": dict(epochs=5, beta=0.1, **SMALL),
     "p1-conv": SMALL | P1, "p2-conv": SMALL | P2, "p3-conv": SMALL | P3,
     "p1-fc": dict(network="fc", **P1), "p2-fc": dict(network="fc", **P2),
-    "p3-fc": dict(network="fc", **P3),
+    "p3-fc": dict(network="fc", **P3), "p1-fc-on": dict(network="fc", **P1 | dict(patience=40)),
     "celeba64-d128": dict(data="celeba", side=64, latent=128, batch=64, norm=True),
     **{f"celeba128-b{b}": dict(data="celeba", side=128, link="tanh", reconstruction="sse", batch=64,
                                widths=(32, 64, 128, 256, 512), beta=b, epochs=5) for b in (4, 10)},

@@ -468,7 +468,7 @@ class Chapter:
 
     def gaps(self) -> Table:
         """What fitting each code anew gains over the encoder, nats an image."""
-        few, rows = self.test[:128 if self.lab.settings.full else 32], []
+        few, rows = self.test[:128 if self.lab.settings.full else 12], []
         models = {"conv, statistics as trained": ("conv_as_trained", self.conv, self.conv.model),
                   "conv, settled": ("conv", self.conv, self.settled),
                   "fc": ("fc", self.fc, self.fc.model),

@@ -275,8 +275,9 @@ class Chapter:
             "faces-grid", "Six rows of six faces decoded between the codes of four test faces, "
             "which stand beside the corners", picture=True)
 
-    def face_paths(self, run: Run, test: ImageSet, pairs: int = 50) -> Table:
+    def face_paths(self, run: Run, test: ImageSet) -> Table:
         """The numbers of the three ways between pairs of test faces."""
+        pairs = min(50, len(test) // 20)
         twice = {"straight line": lerp, "great circle": slerp}
         twice = {name: paths_between(run.model, test.images, pairs, way, 2 * STEPS - 1)
                  for name, way in twice.items()}
@@ -360,7 +361,7 @@ class Chapter:
     def similar(self) -> Table:
         """Whether images of one class have the straighter path, also at equal distance."""
         run = self.cifar.conv
-        index, same = class_pairs(self.test, 300, self.lab.settings.seed)
+        index, same = class_pairs(self.test, min(300, len(self.test) // 2), self.lab.settings.seed)
         steps, detour, distance = detours(run.model, self.test.images, index)
         moved = detour.isfinite()                   # equal images have no way between them
         steps, detour, distance, same = (t[moved] for t in (steps, detour, distance, same))

@@ -32,6 +32,7 @@ from vae_helpers import VAE, Recipe, build, new_figure, picture, reference_lines
 SETTINGS, NETWORKS, FACES = ("p1", "p2", "p3"), ("conv", "fc"), "celeba32"
 LABELS = tuple(f"{setting}-{network}" for setting in SETTINGS for network in NETWORKS)
 AGAIN = tuple(f"{label}, seed 1" for label in LABELS if label[:2] != "p3")      # second seeds
+ON = "p1-fc-on"         # p1-fc with more patience than epochs, so that it is not stopped
 CLAIMED = {"p1-conv": (18, 74.7), "p1-fc": (40, 80.7), "p2-conv": (21, 74.9), "p2-fc": (33, 78.2),
            "p3-conv": (15, 75.4), "p3-fc": (23, 82.6), FACES: (22, None)}     # epochs, loss
 AFTER = 5               # epochs; the loss falls too fast before to tell steady from unsteady
@@ -160,10 +161,11 @@ def plot_settings(panels: dict[str, dict]):
 
 
 def draw_curve(axes, name: str, curve: dict) -> None:
-    """One training's line, thin for a second seed, and a mark where its weights are from."""
+    """One training's line, thin where it is not the setting's first, and a mark at its weights."""
     style, again = style_of(curve["network"]), curve["again"]
-    axes.plot(curve["epoch"], curve["loss"], color=style["color"], ls=style["ls"],
-              lw=0.8 if again else 1.6, alpha=0.6 if again else 1, label=name)
+    axes.plot(curve["epoch"], curve["loss"], color=style["color"], lw=0.8 if again else 1.6,
+              ls=":" if "not stopped" in name else style["ls"], alpha=0.6 if again else 1,
+              label=name)
     best = curve["epoch"].index(curve["best"])
     axes.plot(curve["best"], curve["loss"][best], style["marker"], color=style["color"],
               ms=4 if again else 7, alpha=0.6 if again else 1)
@@ -190,7 +192,8 @@ class Chapter:
     @cached_property
     def runs(self) -> dict[str, Run]:
         """The trainings that are there."""
-        runs = {label: self.lab.optional(label) for label in (*LABELS, FACES, *AGAIN)}
+        runs = {label: self.lab.optional(label) for label in (*LABELS, FACES, *AGAIN, ON)
+                if label in self.lab.wanted}
         return {label: run for label, run in runs.items() if run}
 
     @property
@@ -284,9 +287,9 @@ class Chapter:
         """The lines of one setting."""
         claims, curves = {}, {}
         for label in labels:
-            run, again = self.runs[label], label in AGAIN
-            network = run.recipe.network
-            curves[f"{network}, seed 1" if again else network] = {
+            run, what = self.runs[label], "seed 1" if label in AGAIN else "not stopped"
+            network, again = run.recipe.network, label in (*AGAIN, ON)
+            curves[f"{network}, {what}" if again else network] = {
                 "network": network, "again": again, "epoch": run.curve("epoch"),
                 "loss": run.curve("heldout_loss"), "best": run.chosen["epoch"]}
             if CLAIMED.get(label, (0, None))[1] is not None:
@@ -333,6 +336,7 @@ class Chapter:
             names = [name for label in LABELS if label.endswith(network)
                      for name in (label, f"{label}, seed 1") if name in (*LABELS, *AGAIN)]
             rows += [self._ranked(name) for name in names] + [self._apart(network)]
+        rows += [self._ranked(ON)] if ON in self.lab.wanted else []
         self._decide()
         return Table(rows, dict(RANKED.values()))
 
@@ -377,6 +381,9 @@ class Chapter:
                 best = made.pop(setting)
                 keep(f"sweep.margin.{name}", min(made) - best,
                      note=f"the better other setting less {SETTINGS[setting]}, fc")
+        if {ON, "p1-fc"} <= self.runs.keys():
+            keep("sweep.margin.stopped", self.numbers["p1-fc"]["test_loss"]
+                 - self.numbers[ON]["test_loss"], "nats", note="p1-fc stopped less not stopped")
         keep("sweep.rise", max(self.numbers[label]["rise"] for label in self.runs), "nats",
              note="of the test loss after the best epoch, the largest")
 
@@ -406,7 +413,8 @@ class Chapter:
         if not self.runs:
             return self.missing
         chosen, sheets = self.lab.settings.setting, {}
-        for label in (*sorted(LABELS, key=lambda label: label[3:]), FACES):     # conv, then fc
+        order = [*sorted(LABELS, key=lambda label: label[3:]), FACES]       # conv, then fc
+        for label in order if chosen in order else [*order, chosen]:
             if label not in self.loaded:
                 name = f"{label}: not trained here; EXTENSIONS = True trains it"
                 sheets[name] = tile(torch.ones(SHOWN, 3, 1, 32), SHOWN, zoom=3)

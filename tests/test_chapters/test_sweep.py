@@ -182,10 +182,12 @@ def test_what_is_best_for_the_training_images_is_not_for_the_others(planted):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The chapter in short, all of it trained."""
+    """The chapter in short, all of it trained, and one training that is not stopped early."""
     lab = session(tmp_path_factory.mktemp("sweep"), EPOCHS=1, EXTENSIONS=True)
+    on = RECIPES["p1-fc"].but(name=ask.ON, patience=40)
+    lab.wanted.makers.setdefault(ask.ON, lambda: lab.job(on))
     made = ask.Chapter(lab, Judged())
-    assert made.runs.keys() >= {*ask.LABELS, ask.FACES, *ask.AGAIN}
+    assert made.runs.keys() >= {*ask.LABELS, ask.FACES, *ask.AGAIN, ask.ON}
     return made
 
 
@@ -197,7 +199,7 @@ def absent(tmp_path_factory):
 def test_weights_that_are_loaded_by_name_give_the_loss_that_is_stored_with_them(trained):
     again = ask.Chapter(Lab({"TRAIN_LIMIT": 160, "DATA": "standin", "DEVICE": "cpu", "EPOCHS": 1,
                              "PRECISION": "fp32", "RUNS": trained.lab.settings.runs}), Judged())
-    assert again.runs.keys() == trained.runs.keys()
+    assert again.runs.keys() >= trained.runs.keys() - {ask.ON}
     assert again.runs["p2-conv"].recipe is RECIPES["p2-conv"]
     for label, loss in again.loaded.items():
         assert loss == pytest.approx(again.runs[label].chosen["heldout_loss"], rel=1e-6)
@@ -263,10 +265,12 @@ def test_without_trainings_everything_shows_what_is_missing(absent, name):
     assert not absent.lab.found
 
 
-def test_a_panel_has_both_seeds_and_one_claim_for_each_network(trained):
-    panel = trained._panel(["p1-fc", "p1-fc, seed 1"])
-    assert list(panel["curves"]) == ["fc", "fc, seed 1"]
+def test_a_training_that_is_not_stopped_stands_in_the_tables_and_the_curves(trained):
+    assert trained.rankings().rows[-1]["training"] == ask.ON
+    panel = trained._panel(["p1-fc", "p1-fc, seed 1", ask.ON])
+    assert list(panel["curves"]) == ["fc", "fc, seed 1", "fc, not stopped"]
     assert panel["claimed"] == {"fc": (40, 80.7)}
+    assert math.isfinite(trained.lab.found["sweep.margin.stopped"])
 
 
 def test_what_is_not_trained_has_a_row_of_gaps(trained):
@@ -290,13 +294,15 @@ def test_margins_are_means_over_seeds_and_negative_where_a_claim_fails(trained):
     made = {"epochs": 20, "loss": 70, "unsteady": 0.2, "rise": 0.1}
     chapter.__dict__["numbers"] = {
         label: made | {"test_loss": loss} for label, loss in losses.items()} | {
-        "p1-fc, seed 1": made | {"test_loss": 85, "unsteady": 0.6, "rise": 0.3}}
+        "p1-fc, seed 1": made | {"test_loss": 85, "unsteady": 0.6},
+        ask.ON: made | {"test_loss": 82, "rise": 0.3}}
     chapter.__dict__["kids"] = kids
     chapter.__dict__["runs"] = dict.fromkeys(chapter.numbers)
     chapter._decide()
     found = chapter.lab.found
     assert found["sweep.margin.test_loss"] == 3                 # p3: 79 less 76
     assert found["sweep.margin.epochs"] == 0
+    assert found["sweep.margin.stopped"] == 2
     assert found["sweep.rise"] == 0.3 and found["sweep.spread.loss_fc"] == 0
     assert found["sweep.margin.improved"] == 1                  # p2's 80 less p3's 79
     assert found["sweep.margin.coherent"] == pytest.approx(0.2)
