@@ -93,7 +93,7 @@ def splits_of(recipe: Recipe, settings: Settings, chosen: bool):
     """The images that a recipe trains on, and where they come from, said."""
     progress = Progress(f"images for {recipe.name}")
     splits = load_splits(recipe.data, recipe.side, chosen=chosen, progress=progress.files,
-                         **settings.sources)
+                         **settings.sources_of(recipe))
     progress.done()
     print(splits.train.source)
     return splits

@@ -134,6 +134,10 @@ class Settings:
         return dict(limit=self.train_limit, source=self.data, root=self.data_root,
                     download=self.full and self.data != "standin")
 
+    def sources_of(self, recipe: Recipe) -> dict:
+        """The same for a recipe: where images are limited, a quarter of the large ones."""
+        return self.sources | dict(limit=-(-self.train_limit // (4 if recipe.side > 64 else 1)))
+
 
 def check_settings(namespace: dict) -> Settings:
     """The parameters in a notebook's namespace; an unknown or nonsensical one is refused."""

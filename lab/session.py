@@ -38,7 +38,7 @@ class Lab:
             progress = Progress(f"{recipe.data}, {recipe.side}×{recipe.side}")
             self._splits[key] = load_splits(
                 recipe.data, recipe.side, chosen=bool(recipe.patience), crop=crop,
-                progress=progress.files, **self.settings.sources)
+                progress=progress.files, **self.settings.sources_of(recipe))
             progress.done()
         return self._splits[key]
 

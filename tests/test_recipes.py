@@ -123,6 +123,14 @@ def test_nonsense_is_refused_in_one_sentence_that_names_the_parameter(machine, n
     assert name.lower() in sentence.lower() and "\n" not in sentence
 
 
+def test_where_images_are_limited_large_ones_are_a_quarter():
+    small, large = RECIPES["celeba64"], RECIPES["celeba128"]
+    for limit, quarter in ((0, 0), (4, 1), (100, 25), (101, 26)):
+        settings = Settings(train_limit=limit)
+        assert settings.sources_of(small)["limit"] == limit
+        assert settings.sources_of(large)["limit"] == quarter
+
+
 @pytest.mark.parametrize("value", [1, "1", 0.5, None, True])
 def test_unknown_parameter_is_refused_with_the_known_ones(value):
     with pytest.raises(ValueError, match="'EPOCH'") as refusal:

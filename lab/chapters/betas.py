@@ -478,7 +478,7 @@ def name_of(job: Job, seed: int) -> str:
 
 def numbers_between(model: VAE, images: Tensor) -> dict[str, float | None]:
     """The numbers of straight lines between the first images and the ones after those."""
-    pairs = min(PAIRS, len(images) // 10)
+    pairs = min(PAIRS, len(images) // 20)
     few = min(DOUBLED, pairs)
     codes, frames = paths_between(model, images, pairs)
     ends = torch.cat([images[:few], images[pairs:pairs + few]])

@@ -468,14 +468,15 @@ class Chapter:
 
     def gaps(self) -> Table:
         """What fitting each code anew gains over the encoder, nats an image."""
-        few, rows = self.test[:128 if self.lab.settings.full else 12], []
+        (n, steps), rows = (128, 100) if self.lab.settings.full else (12, 20), []
+        few = self.test[:n]
         models = {"conv, statistics as trained": ("conv_as_trained", self.conv, self.conv.model),
                   "conv, settled": ("conv", self.conv, self.settled),
                   "fc": ("fc", self.fc, self.fc.model),
                   "improved": ("improved", self.improved, self.improved.model)}
         for name, (key, run, model) in models.items():
             device = next(model.parameters()).device
-            gain, error = amortisation_gap(model, few, self.seed,
+            gain, error = amortisation_gap(model, few, self.seed, steps,
                                            precision=usable(run.precision, device))
             self.add(f"gap.{key}", finite(gain), run=run, note=f"{len(few)} test images")
             rows.append({"model": name, "gained": gain, "±": error})
