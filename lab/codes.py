@@ -28,14 +28,6 @@ TURNS = 5               # times that axes are turned, for a mean
 # ---- which dimensions of two models correspond
 
 
-def live(kl: Tensor, threshold: float = 0.01) -> Tensor:
-    """The dimensions that measures.active_units counts, in their order: KL above the threshold.
-
-    `kl` is (d,), each dimension's mean in nats, or (N, d).
-    """
-    return (torch.atleast_2d(kl).double().mean(0) > threshold).nonzero().flatten()
-
-
 class Match(NamedTuple):
     """Dimensions of two codes, each with the one it goes with; the best matched come first."""
 

@@ -84,6 +84,12 @@ def against_linear(points: dict[str, tuple[float, float]],
     return {name: share(*point) for name, point in points.items()}
 
 
+def pca_scores(spectrum: Spectrum, images: Tensor, n: int) -> Tensor:
+    """The first n coordinates (N, n) of images on the axes of their pixels' covariance."""
+    axes, mean = spectrum.components[:n].float(), spectrum.mean.float()
+    return torch.cat([(as_pixels(part).flatten(1) - mean) @ axes.T for part in images.split(500)])
+
+
 class Scores(NamedTuple):
     """All that a linear model of known axes needs to be judged on some images."""
 

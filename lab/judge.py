@@ -180,7 +180,7 @@ def blur_shown(found: dict) -> float | str | None:
 
 
 COMPARED = 2_000        # images on either side of all measures but the Fréchet distance
-FAR = {"distance": 1, "kid": 1, "kid_raw": 1, "recall": -1, "coverage": -1, "precision": -1,
+FARTHER = {"distance": 1, "kid": 1, "kid_raw": 1, "recall": -1, "coverage": -1, "precision": -1,
        "density": -1, "sharpness": -1}      # -1: it should fall where images get worse
 
 
@@ -264,8 +264,8 @@ class Judge:
     def _read(self, found: dict) -> dict:
         """The same, and three readings of the blur that comes to as much."""
         def at(key: str, more: float = 0.0) -> tuple[float | None, str]:
-            values = [value and FAR[key] * value for value in self.blur_curve(key)[1]]
-            return blur_at(GRID, values, found[key] and FAR[key] * found[key] + more)
+            values = [value and FARTHER[key] * value for value in self.blur_curve(key)[1]]
+            return blur_at(GRID, values, found[key] and FARTHER[key] * found[key] + more)
 
         (blurred, end), off = at("kid"), found["kid_error"] or 0.0
         low, high = at("kid", -off)[0], at("kid", off)[0]

@@ -209,13 +209,18 @@ def kl_monte_carlo(mu: Tensor, logvar: Tensor, samples: int, generator: Generato
     return mean_and_error(log_ratio.sum(-1).mean(-1))
 
 
-def active_units(kl_per_dimension: Tensor, threshold: float = 0.01) -> int:
-    """How many latent dimensions have a mean KL above `threshold` nats.
+def live(kl: Tensor, threshold: float = 0.01) -> Tensor:
+    """The latent dimensions, in their order, whose mean KL is above `threshold` nats.
 
-    `kl_per_dimension` is (N, d), or (d,) if the mean is already taken. A linear VAE's unused
-    dimensions have a KL of exactly 0, so this count can be set against linear_optimum's `active`.
+    `kl` is (N, d), or (d,) if the mean is already taken.
     """
-    return int((torch.atleast_2d(kl_per_dimension).double().mean(0) > threshold).sum())
+    return (torch.atleast_2d(kl).double().mean(0) > threshold).nonzero().flatten()
+
+
+def active_units(kl: Tensor, threshold: float = 0.01) -> int:
+    """How many dimensions are live. A linear VAE's unused ones have a KL of exactly 0, so this
+    count can be set against linear_optimum's `active`."""
+    return len(live(kl, threshold))
 
 
 def degrees_of_freedom(logvar: Tensor) -> float:

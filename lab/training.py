@@ -351,6 +351,11 @@ def draw_prior(n: int, latent: int, seed: int = 0) -> Tensor:
     return torch.randn(n, latent, generator=generator("cpu", seed, "prior"))
 
 
+def draw_codes(mu: Tensor, logvar: Tensor, draw: torch.Generator) -> Tensor:
+    """One draw from every posterior, (N, d)."""
+    return mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=draw)
+
+
 def draw_images(model: VAE, n: int, seed: int = 0, density=None) -> Tensor:
     """n images decoded from N(0, I), or from a density that has `sample(n, generator)`."""
     if density is None:

@@ -5,6 +5,7 @@ import torch
 import data
 from data import Splits
 from lab.runs import Job
+from lab.show import Table
 from vae_helpers import Recipe
 
 TINY = Recipe("tiny", side=8, widths=(4, 8), latent=3, batch=10, epochs=4)
@@ -45,6 +46,24 @@ def job(runs, recipe=TINY, train=IMAGES, heldout=None, test=None, **more):
 
 def run(runs, recipe=TINY, **more):
     return job(runs, recipe, **more).train()
+
+
+def put_linear(model, best):
+    """Gives a model without hidden layers the parameters of a closed-form linear VAE."""
+    with torch.no_grad():
+        model.to_mu.weight.copy_(best.encoder)
+        model.to_mu.bias.copy_(-best.encoder @ best.mean)
+        model.to_logvar.weight.zero_()
+        model.to_logvar.bias.copy_(best.variance.log())
+        model.decoder[0].weight.copy_(best.decoder)
+        model.decoder[0].bias.copy_(best.mean)
+    return model.eval()
+
+
+def assert_shows(shown, kind):
+    """It is of this kind and has something to show: rows, or words for who cannot see it."""
+    assert isinstance(shown, kind)
+    assert shown._repr_markdown_() if kind is Table else len(shown.alt) > 20
 
 
 # ---- what a folder holds

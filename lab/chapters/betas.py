@@ -24,9 +24,9 @@ from lab.chapters.interpolation import (
     row_between,
     sharpness_along,
 )
-from lab.codes import TURNS, correspondence, live, match_live, one_factor, turned
+from lab.codes import TURNS, correspondence, match_live, one_factor, turned
 from lab.examine import Scores, largest_move, linear_on, ratio_of_means, scores_of, traverse
-from lab.measures import LinearOptimum, Spectrum
+from lab.measures import LinearOptimum, Spectrum, live
 from lab.recipes import RECIPES
 from lab.runs import Job, Run
 from lab.session import Lab
@@ -100,6 +100,8 @@ def plot_training(curves: dict[str, dict], levels: dict[str, dict[str, float]], 
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_minor_locator(NullLocator())
+    loss.plot([], [], color=GREY, lw=0.8, label="thin: training")
+    loss.plot([], [], ":", color=GREY, lw=1, label="the linear model's")
     loss.legend(fontsize=8)
     plane.legend(fontsize=8)
     return figure

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lab import density, measures
+from lab.examine import pca_scores
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
@@ -19,9 +20,6 @@ from vae_helpers import (
     VAE,
     as_pixels,
     kl_divergence,
-    new_figure,
-    reference_lines,
-    style_of,
     to_pixels,
 )
 
@@ -97,29 +95,8 @@ def closed_nats(known: measures.Spectrum, sigma2: float, latent: int) -> float:
 
 def through_components(known: measures.Spectrum, images: Tensor, n: int) -> Tensor:
     """uint8 images with nothing but their first n principal components, in [0, 1]."""
-    axes = known.components[:n].float()
-    d = as_pixels(images).flatten(1) - known.mean.float()
-    return (known.mean.float() + (d @ axes.T) @ axes).clamp(0, 1).view(images.shape)
-
-
-# ---- plots
-
-
-def plot_tradeoff(panels: dict[str, dict[str, tuple[list, list]]],
-                  levels: dict[str, dict[str, float | None]]):
-    """Numbers against the decoder's variance, a panel for each title; levels for comparison."""
-    figure, grid = new_figure(2, 2, width=9, height=5.6)
-    for axes, (title, lines) in zip(grid.flat, panels.items(), strict=True):
-        for (name, (sigma2, values)), model in zip(lines.items(), ("conv", "fc", "improved"),
-                                                   strict=False):
-            style = style_of(model) | ({} if len(values) < 9 else {"marker": ""})
-            axes.plot(sigma2, values, **style, label=name)
-        reference_lines(axes, {name: level for name, level in levels.get(title, {}).items()
-                               if level is not None})
-        axes.set(xscale="log", xlabel="decoder variance σ²", title=title)
-        axes.margins(y=0.12)
-        axes.legend(fontsize=8)
-    return figure
+    kept = known.mean.float() + pca_scores(known, images, n) @ known.components[:n].float()
+    return kept.clamp(0, 1).view(images.shape)
 
 
 # ---- the chapter
@@ -320,39 +297,6 @@ class Chapter:
             "blur-said", "Samples of two models with the noise of their decoders, little but noise "
             "at variance ½ and grainy pictures at the learned one; and coloured clouds drawn from "
             "a Gaussian with full covariance", picture=True)
-
-    def tradeoff(self) -> Figure | Table:
-        """Bits, KL, sharpness and equivalent blur against the decoder's variance."""
-        if not self.runs:
-            return self.absent
-        known, latent = self.scale.cifar.spectrum, RECIPES["sigma-2"].latent
-        rows = [said | seen for said, seen in zip(self._distributions, self._appearances,
-                                                  strict=False)][:len(self.runs)]
-        at = [row["σ²"] for row in rows]
-        grid = torch.logspace(-2.4, -0.2, 23).tolist()
-        nats = [closed_nats(known, sigma2, latent) for sigma2 in grid]
-        rate = [measures.linear_optimum(known, sigma2, latent).rate for sigma2 in grid]
-
-        def curve(head: str) -> tuple[list, list]:
-            return at, [math.nan if row[head] is None else row[head] for row in rows]
-
-        bits, kl, sharp, blur = ("Bits for each value", "KL: nats spent on the code",
-                                 "Sharpness, as a share of real images'",
-                                 "Equivalent blur, pixels")
-        panels = {bits: {"VAE, as a density": curve("bits, as a density"), "best linear VAE": (
-                      grid, [n / (self.values * math.log(2)) for n in nats]),
-                         "VAE, kept to [0, 1]": curve("bits, kept to [0, 1]")},
-                  kl: {"VAE": curve("KL"), "best linear VAE": (grid, rate)},
-                  sharp: {"reconstructions": curve("reconstructed: sharpness"),
-                          "samples": curve("drawn: sharpness")},
-                  blur: {"reconstructions": curve("reconstructed: equivalent blur, pixels"),
-                         "samples": curve("drawn: equivalent blur, pixels")}}
-        get, without = self.lab.found.get, "autoencoder, reconstructions"
-        levels = {bits: {"uniform": 8.0, "full covariance": get("blur.full_covariance_bits")},
-                  sharp: {without: get("blur.kept_ae")}, blur: {without: get("blur.px_kept_ae")}}
-        return self.lab.figure(plot_tradeoff(panels, levels), "blur-tradeoff",
-                               "Against the decoder's variance: bits for each value, KL, sharpness "
-                               "of reconstructions and samples, equivalent blur of samples")
 
 
 def name_of(key: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lab import measures
 from lab.chapters.scale import FITTED_ON, Scale, best_gain, loss_row, pca_terms, scale_of
+from lab.examine import traverse
 from lab.judge import blur_shown, features
 from lab.measures import aggregate_posterior
 from lab.recipes import RECIPES
@@ -76,13 +77,6 @@ def around_code(model: VAE, mu: Tensor, n: int, s: float, seed: int) -> Tensor:
     noise = s * draw_prior(n, mu.shape[1], seed)
     noise[0] = 0
     return decode_set(model, mu + noise)
-
-
-def along_dimension(model: VAE, mu: Tensor, dim: int, n: int) -> Tensor:
-    """Decodings of a code (1, d) one of whose dimensions goes from -3 to 3 in n steps."""
-    z = mu.repeat(n, 1)
-    z[:, dim] = torch.linspace(-3, 3, n)
-    return decode_set(model, z)
 
 
 def along_direction(model: VAE, mu: Tensor, direction: Tensor, n: int) -> Tensor:
@@ -317,7 +311,7 @@ class Chapter:
         mu, seed = self.codes[0][:1], self.lab.settings.seed
         rows = {"one test face, and draws around its code (s = 0.7)":
                 around_code(self.model, mu, 7, 0.7, seed)}
-        rows |= {f"dimension {dim}, from −3 to 3": along_dimension(self.model, mu, dim, 7)
+        rows |= {f"dimension {dim}, from −3 to 3": traverse(self.model, mu, dim, 3.0)
                  for dim in self.dims[:3].tolist()}
         return self._picture(rows, "Around one face, and along three dimensions", "faces-regions",
                              "Draws around one test face and traversals of the three latent "

@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from lab.judge import FAR, Judge, blur_shown
+from lab.judge import FARTHER, Judge, blur_shown
 from lab.ladder import RULES, blur, verdicts
 from lab.likeness import power_spectrum
 from lab.session import Lab
@@ -26,7 +26,7 @@ STYLES = {"autoencoder": {"color": "#E69F00", "ls": "-.", "marker": "v", "ms": 4
 
 def rules_of(judge: Judge) -> dict[str, dict[str, bool | None]]:
     """Which rules every measure of a judge passes on its ladder; None where it cannot be said."""
-    return {key: verdicts({name: found[key] for name, found in judge.ladder.items()}, FAR[key])
+    return {key: verdicts({name: found[key] for name, found in judge.ladder.items()}, FARTHER[key])
             for key in MEASURES}
 
 

@@ -99,7 +99,7 @@ class Chapter:
             run, kl, cifar, COLLAPSES[key], FIRST) for key, (run, _, kl) in self.collapsed.items()}
         large = {betas.names[key]: ranked(betas.runs[key], betas.kl[key], betas.spectrum, style)
                  for key, style in FACES.items() if key in betas.runs}
-        panels = {"CIFAR-10, near collapse": small, "Faces at 128×128": large}
+        panels = {f"CIFAR-10, first {FIRST} dimensions": small, "Faces at 128×128": large}
         panels = {title: lines for title, lines in panels.items() if lines}
         if not panels:
             return self.lab.absent(*(f"collapse-{key}" for key in COLLAPSES))

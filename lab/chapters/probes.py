@@ -22,14 +22,15 @@ from lab.codes import (
     read,
     varied,
 )
+from lab.examine import pca_scores
 from lab.judge import features
 from lab.measures import Spectrum, mean_and_error
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite
-from lab.training import autocast, decode_set, encode_set, generator, lerp, usable
-from vae_helpers import as_pixels, picture, tile
+from lab.training import autocast, decode_set, draw_codes, encode_set, generator, lerp, usable
+from vae_helpers import picture, tile
 
 REAL = "real faces, with it less without"
 WAYS = {"mean difference": "mean", "at equal others": "equal", "probe's direction": "probe"}
@@ -39,23 +40,11 @@ LARGE = {"celeba128": "b1_long", "celeba128, half": "b1", "celeba128-b4": "b4",
 # ---- other codes of the same faces
 
 
-def pca_scores(spectrum: Spectrum, images: Tensor, n: int) -> Tensor:
-    """The first n coordinates (N, n) of images on the axes of their pixels' covariance."""
-    axes, mean = spectrum.components[:n].float(), spectrum.mean.float()
-    return torch.cat([(as_pixels(part).flatten(1) - mean) @ axes.T for part in images.split(500)])
-
-
 def codes_of(run: Run, images: Tensor) -> Tensor:
     """mu of images (N, d), in the precision that the run had where this machine has it."""
     device = next(run.model.parameters()).device
     with autocast(device, usable(run.precision, device)):
         return encode_set(run.model, images)[0]
-
-
-def draws_of(mu: Tensor, logvar: Tensor, seed: int, key: str) -> Tensor:
-    """One draw from each posterior, (N, d)."""
-    eps = torch.randn(mu.shape, generator=generator("cpu", seed, "probes", key))
-    return mu + (logvar / 2).exp() * eps
 
 
 def as_dear(spectrum: Spectrum, rate: float) -> float | None:
@@ -132,7 +121,9 @@ class Chapter:
         own = self.faces.train_codes, self.faces.codes
         sigma2 = as_dear(spectrum, self.faces.kl.sum().item())
         linear = sigma2 and [linear_posteriors(spectrum, s, sigma2) for s in self.pca]
-        return {name: each and tuple(draws_of(*each[i], seed, f"{name}, {i}") for i in (0, 1))
+        return {name: each and tuple(draw_codes(*each[i], generator("cpu", seed, "probes",
+                                                                          f"{name}, {i}"))
+                                   for i in (0, 1))
                 for name, each in (("draws", own), ("linear", linear))}
 
     def reading(self, train: Tensor, test: Tensor) -> dict[str, Reading]:

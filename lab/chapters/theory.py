@@ -17,7 +17,7 @@ from lab.judge import blur_shown
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite
-from lab.training import decode_set, draw_images, draw_prior, encode_set, generator
+from lab.training import decode_set, draw_codes, draw_images, draw_prior, encode_set, generator
 from vae_helpers import (
     STYLES,
     VAE,
@@ -33,7 +33,7 @@ DEMO = {"VAE": "small", "β = 0": "small-beta0", "autoencoder": "small-ae",
         "averaged": "small-mean", "β = 0.1": "small-sharp"}
 IMAGES = 2_000          # test images whose codes are looked at
 
-# ---- Q1: cross-entropy as a density
+# ---- what a decoder says of a code
 
 
 @torch.no_grad()
@@ -46,11 +46,6 @@ def logits_at(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
 def errors_at(model: VAE, images: Tensor, z: Tensor) -> Tensor:
     """The reconstruction error of every uint8 image decoded from its latent vector, (N,)."""
     return reconstruction_error(model.recipe, logits_at(model, z), as_pixels(images))
-
-
-def draw_codes(mu: Tensor, logvar: Tensor, draw: torch.Generator) -> Tensor:
-    """One draw from every posterior, (N, d)."""
-    return mu + (logvar / 2).exp() * torch.randn(mu.shape, generator=draw)
 
 
 # ---- Q2: gradients
@@ -99,11 +94,6 @@ def noise_cost(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: tor
 
 
 # ---- Q4: overlap
-
-
-def degrees_of_freedom(logvar: Tensor) -> float:
-    """sum_j (1 - sigma_j²), the mean over posteriors (N, d): a count without a threshold."""
-    return (1 - logvar.double().exp()).sum(1).mean().item()
 
 
 def posterior_distances(mu: Tensor, logvar: Tensor, block: int = 8) -> Tensor:
@@ -345,7 +335,7 @@ class Chapter:
             draw = self._draw("noise", label)
             cost = noise_cost(run.model, self.images, mu, logvar, draw)
             mean, error = measures.mean_and_error(cost)
-            freedom = degrees_of_freedom(logvar)
+            freedom = measures.degrees_of_freedom(logvar)
             self.keep(f"{key}.noise", mean, "nats", run)
             self.keep(f"{key}.noise_known", run.recipe.beta / 2 * freedom, "nats", run,
                       "to second order")
@@ -412,7 +402,7 @@ class Chapter:
         distance, change = overlap_and_change(run.model, mu, logvar, self._draw("pairs"))
         self.keep("q4.rank_correlation", spearmanr(distance, change)[0], "", run)
         linear = measures.linear_optimum(self.scale.cifar.spectrum, run.recipe.sigma2, mu.shape[1])
-        lines = {"degrees of freedom": degrees_of_freedom(logvar),
+        lines = {"degrees of freedom": measures.degrees_of_freedom(logvar),
                  "the same, linear model": linear.dof}
         kl = self.kl["VAE"].mean(0).sort(descending=True).values
         return self.lab.figure(plot_code(kl, lines, distance, change), "q4-smoothness",
@@ -436,7 +426,8 @@ class Chapter:
             rows.append({"model": label, "KL": kl.sum(1).mean().item(),
                          "dimensions above 0.01 nats": units[0.01], "above 0.1": units[0.1],
                          "degrees of freedom": self.keep(
-                             f"{key}.dof", degrees_of_freedom(self.codes[label][1]), "", run),
+                             f"{key}.dof", measures.degrees_of_freedom(self.codes[label][1]), "",
+                             run),
                          "linear prediction": linear,
                          "−ln overlap with the nearest": self.keep(
                              f"{key}.near", near, "nats", run, f"median of {len(kl)} test images")})

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tiny import TINY, grey
+from tiny import TINY, assert_shows, grey
 
 from lab import density, measures
 from lab.chapters import blur as ask
@@ -94,14 +94,12 @@ def absent(tmp_path_factory):
     return made(tmp_path_factory.mktemp("absent"), False)
 
 
-TABLES, FIGURES = ("sigmas", "looks"), ("pictures", "said", "tradeoff")
+TABLES, FIGURES = ("sigmas", "looks"), ("pictures", "said")
 
 
 @pytest.mark.parametrize("name", TABLES + FIGURES)
 def test_everything_shows_itself_on_few_images(trained, name):
-    shown = getattr(trained, name)()
-    assert isinstance(shown, Table if name in TABLES else Figure)
-    assert shown._repr_markdown_() if name in TABLES else len(shown.alt) > 20
+    assert_shows(getattr(trained, name)(), Table if name in TABLES else Figure)
     assert all(finite(value) is not None for value in trained.lab.found.values())
 
 

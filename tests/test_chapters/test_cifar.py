@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import put_linear
 from torch import nn
 
 from data import Splits, load
@@ -72,14 +73,7 @@ def linear_vae(images, sigma2, latent):
     model = build(Recipe("linear", network="fc", widths=(), norm=False, link="identity",
                          reconstruction="sse", beta=2 * sigma2, latent=latent))
     found = measures.linear_vae_parameters(spectrum, sigma2, latent)
-    with torch.no_grad():
-        model.to_mu.weight.copy_(found.encoder)
-        model.to_mu.bias.copy_(-found.encoder @ found.mean)
-        model.to_logvar.weight.zero_()
-        model.to_logvar.bias.copy_(found.variance.log())
-        model.decoder[0].weight.copy_(found.decoder)
-        model.decoder[0].bias.copy_(found.mean)
-    return model.eval(), best, spectrum
+    return put_linear(model, found), best, spectrum
 
 
 def test_a_linear_optimum_lies_where_its_closed_form_says_and_on_the_line():

@@ -14,6 +14,7 @@ from tiny import LINEAR, generator, grey
 from lab import measures
 from lab.chapters import faces as ask
 from lab.chapters import interpolation, scale
+from lab.examine import traverse
 from lab.judge import FeatureNet
 from lab.session import Lab
 from lab.show import Figure, Table
@@ -102,7 +103,7 @@ def test_the_first_of_the_draws_around_a_code_is_the_code(model):
 
 
 def test_a_traversal_changes_one_dimension(model):
-    along = ask.along_dimension(model, torch.tensor([[0.3, -0.2, 0.1]]), 2, 7)
+    along = traverse(model, torch.tensor([[0.3, -0.2, 0.1]]), 2, 3.0)
     ends = decode_set(model, torch.tensor([[0.3, -0.2, -3.0], [0.3, -0.2, 0.0], [0.3, -0.2, 3.0]]))
     assert torch.allclose(along[[0, 3, 6]], ends, atol=1e-6)
 

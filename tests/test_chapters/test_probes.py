@@ -13,8 +13,10 @@ from tiny import generator
 from lab import measures
 from lab.chapters import faces, scale
 from lab.chapters import probes as ask
+from lab.examine import pca_scores
 from lab.session import Lab
 from lab.show import Figure, Table
+from lab.training import draw_codes
 from vae_helpers import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +36,7 @@ def planted(eigenvalues):
 def test_pca_scores_are_uncorrelated_and_have_the_eigenvalues_as_variances():
     images = torch.randint(0, 256, (300, 3, 4, 4), dtype=torch.uint8, generator=generator())
     known = measures.spectrum(images, top=10)
-    scores = ask.pca_scores(known, images, 6).double()
+    scores = pca_scores(known, images, 6).double()
     covariance = scores.T @ scores / 300
     assert torch.allclose(covariance, known.eigenvalues[:6].diag(), atol=1e-5)
 
@@ -58,7 +60,7 @@ def test_posteriors_of_the_linear_model_fill_the_prior():
     mu, logvar = ask.linear_posteriors(known, scores, 0.5)
     assert mu.shape == logvar.shape == (20_000, 2)
     assert torch.allclose(mu.var(0) + logvar[0].exp(), torch.ones(2), atol=0.02)
-    z = ask.draws_of(mu, logvar, seed=0, key="test")
+    z = draw_codes(mu, logvar, generator())
     assert torch.allclose(z.var(0), torch.ones(2), atol=0.03) and z.mean().abs() < 0.02
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tiny import assert_shows
 
 from data import Splits, image_set, load_splits
 from lab import measures
@@ -80,9 +81,7 @@ def chapter(tmp_path_factory):
                                         ("prices", Table), ("architectures", Figure),
                                         ("recipes", Table)])
 def test_everything_shows_itself_on_few_images(chapter, name, kind):
-    shown = getattr(chapter, name)()
-    assert isinstance(shown, kind)
-    assert shown._repr_markdown_() if kind is Table else shown.alt
+    assert_shows(getattr(chapter, name)(), kind)
 
 
 def test_recipes_say_what_an_autoencoder_lacks():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import LINEAR, generator
+from tiny import LINEAR, assert_shows, generator, put_linear
 
 from data import Splits, image_set
 from lab import measures, runs
@@ -156,14 +156,8 @@ def test_the_linear_models_losses_are_those_of_a_linear_vae_on_each_set(planted)
     linear = axes.linear(LINEAR)
     assert linear.best.active == 2                              # 0.2² is below one half
     best = measures.linear_vae_parameters(axes.known, LINEAR.sigma2, LINEAR.latent)
-    model = build(LINEAR).eval()
+    model = put_linear(build(LINEAR), best)
     with torch.no_grad():
-        model.to_mu.weight.copy_(best.encoder)
-        model.to_mu.bias.copy_(-best.encoder @ best.mean)
-        model.to_logvar.weight.zero_()
-        model.to_logvar.bias.copy_(best.variance.log())
-        model.decoder[0].weight.copy_(best.decoder)
-        model.decoder[0].bias.copy_(best.mean)
         for loss, each in zip(linear, sets, strict=False):
             assert loss == pytest.approx(exact_loss(model, each.images), rel=1e-5)
         assert linear.train == pytest.approx(linear.best.loss(), rel=1e-6)
@@ -252,9 +246,7 @@ TABLES, FIGURES = ("losses", "rankings", "random_path"), ("curves", "by_name")
 
 @pytest.mark.parametrize("name", TABLES + FIGURES)
 def test_everything_shows_itself_on_few_images(trained, name):
-    shown = getattr(trained, name)()
-    assert isinstance(shown, Table if name in TABLES else Figure)
-    assert shown._repr_markdown_() if name in TABLES else len(shown.alt) > 20
+    assert_shows(getattr(trained, name)(), Table if name in TABLES else Figure)
     assert all(finite(value) is not None for value in trained.lab.found.values())
 
 

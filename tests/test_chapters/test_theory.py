@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scipy.stats import spearmanr
+from tiny import assert_shows
 
 from lab import measures
 from lab.chapters import scale, theory
@@ -81,7 +82,7 @@ def test_noise_costs_a_linear_decoder_the_sum_of_its_variances(model, images):
     mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
     cost = theory.noise_cost(model, images, mu, logvar, draw(), n=400).mean().item()
     assert cost == pytest.approx(3 * 1 / 3, rel=0.1)
-    assert theory.degrees_of_freedom(logvar) / 2 == pytest.approx(1)
+    assert measures.degrees_of_freedom(logvar) / 2 == pytest.approx(1)
 
 
 def test_errors_are_those_of_the_loss(model, images):
@@ -138,9 +139,7 @@ FIGURES = ("beta_zero", "gradient_spread", "autoencoder", "code")
 
 @pytest.mark.parametrize("name", TABLES + FIGURES)
 def test_everything_shows_itself_on_few_images(chapter, name):
-    shown = getattr(chapter, name)()
-    assert isinstance(shown, Table if name in TABLES else Figure)
-    assert shown._repr_markdown_() if name in TABLES else shown.alt
+    assert_shows(getattr(chapter, name)(), Table if name in TABLES else Figure)
 
 
 def test_averaging_both_terms_is_a_weight_of_24(chapter):
