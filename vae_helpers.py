@@ -31,8 +31,11 @@ class Recipe:
     norm: bool = True               # BatchNorm after each convolution
     activation: str = "relu"        # or "silu"
     residual: int = 0               # blocks of two 3x3 convolutions at each map up to 8x8
-    start: str = "random"           # "linear": a linear path beside the network, set to its optimum
+    start: str = "random"           # "linear": a linear path beside the network, set to its
+                                    # optimum; "weights": that written into the dense layers
     start_sigma2: float = 0.22      # the decoder variance of that optimum; BCE's is about x(1 - x)
+    start_gain: float = 1.0         # a factor on its logits
+    start_images: int = 0           # how many of the images it is worked out from; 0: all
     linear_lr: float = 0.03         # the linear path's share of the learning rate
     latent: int = 128               # dimensions of z
     link: str = "sigmoid"           # maps logits to pixels; tanh means pixels in [-1, 1]
@@ -61,7 +64,7 @@ class Recipe:
         for name in ("latent", "batch", "epochs", "lr", "side"):
             if not 0 < getattr(self, name) < math.inf:
                 self._refuse(name, "must be above 0")
-        for name in ("beta", "clip", "patience", "min_delta"):
+        for name in ("beta", "clip", "patience", "min_delta", "start_images"):
             if not 0 <= getattr(self, name) < math.inf:
                 self._refuse(name, "must not be below 0")
         self._check_together()
@@ -76,8 +79,10 @@ class Recipe:
             self._refuse("side", f"cannot be halved {len(self.widths)} times")
         if self.reconstruction == "bce" and self.link != "sigmoid":
             self._refuse("link", "gives pixels outside [0, 1], which bce needs")
-        if self.start == "linear" and self.reconstruction != "bce":
+        if self.start != "random" and self.reconstruction != "bce":
             self._refuse("start", f"is worked out for bce, not {self.reconstruction!r}")
+        if self.start == "weights" and self.network != "fc":
+            self._refuse("start", f"is for dense layers, not for network {self.network!r}")
         if self.sigma is not None and not (self.reconstruction == "gaussian" and self.sigma > 0
                                            and self.sigma < math.inf):
             self._refuse("sigma", "is for reconstruction 'gaussian', and above 0")
@@ -126,7 +131,7 @@ def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
 _ALLOWED = {"data": ("cifar10", "celeba"), "network": ("conv", "fc"),
             "link": ("sigmoid", "tanh", "identity"), "reconstruction": ("bce", "sse", "gaussian"),
             "schedule": ("constant", "onecycle"), "activation": ("relu", "silu"),
-            "start": ("random", "linear")}
+            "start": ("random", "linear", "weights")}
 
 # ---- model
 

@@ -20,6 +20,8 @@ def _table() -> dict[str, Recipe]:
     fc = Recipe("fc", network="fc", widths=(512, 256), norm=False)
     improved = small.but(name="improved", activation="silu", start="linear", batch=32,
                          schedule="onecycle", clip=300.0, epochs=10)
+    low = dict(schedule="onecycle", lr=3e-4)
+    pca = dict(start="weights", start_gain=1.25, **low)
     early = dict(reconstruction="sse", patience=5, epochs=40)
     settings = dict(batch=64), dict(batch=128, lr=5e-4), dict(batch=64, lr=5e-4, latent=256)
     sigma = small.but(reconstruction="gaussian", epochs=10)
@@ -29,7 +31,11 @@ def _table() -> dict[str, Recipe]:
                    norm=False, link="tanh", reconstruction="sse", batch=64)
     recipes = [
         conv, fc, improved,
+        improved.but(name="sprint", start_images=10_000, epochs=1),
         fc.but(name="fc-wide", widths=(768,)),
+        fc.but(name="fc-pca", **pca), fc.but(name="linear", widths=(), **pca),
+        *(r.but(name=f"{r.name}-cycle", schedule="onecycle") for r in (conv, fc)),
+        *(r.but(name=f"{r.name}-cycle-low", **low) for r in (conv, fc)),
         faces, faces.but(name="celeba64-d128", latent=128),
         small,                                              # the theory's demonstrations
         small.but(name="small-beta0", beta=0.0),
@@ -52,7 +58,8 @@ RECIPES = _table()
 # Which chapter a recipe is trained for.
 CHAPTERS = {
     "Theory": [name for name in RECIPES if name.startswith("small")],
-    "Task 1": ["conv", "fc", "fc-wide", "improved"],
+    "Task 1": ["conv", "fc", "improved", "sprint", "fc-wide", "linear", "fc-pca",
+               "conv-cycle", "conv-cycle-low", "fc-cycle", "fc-cycle-low"],
     "Task 3": ["celeba64", "celeba64-d128"],
     "The sweep": [name for name in RECIPES if name.startswith("p")] + ["celeba32"],
     "β at 128×128": [name for name in RECIPES if name.startswith(("celeba128", "collapse"))],

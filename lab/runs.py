@@ -27,9 +27,9 @@ from lab.files import (
     write_json,
     write_state,
 )
-from lab.measures import spectrum
 from lab.ranks import Ranks, joined, started
 from lab.show import Progress
+from lab.starts import spectrum_of, start
 from lab.training import (
     best_epoch,
     check_epoch,
@@ -44,7 +44,6 @@ from lab.training import (
     measured_precision,
     on_device,
     seconds_per_image,
-    start_linear,
     train_epoch,
     usable,
     warn_if_device_differs,
@@ -296,8 +295,8 @@ def begin(job: Job, progress: Progress, ranks: Ranks) -> tuple[VAE, Optimizer, l
     model = fresh(job.recipe, job.where, job.seed)
     if job.recipe.norm and not ranks.alone:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if job.recipe.start == "linear" and not begun:
-        start_linear(model, spectrum(job.splits.train.images, top=job.recipe.latent))
+    if job.recipe.start != "random" and not begun:
+        start(model, spectrum_of(job.recipe, job.splits.train.images))
     optimizer = make_optimizer(model)
     history = restore(job, model, optimizer)
     if ranks.first:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.layers import fast
-from lab.measures import Spectrum, linear_vae_parameters
 from lab.ranks import ALONE, Ranks
 from vae_helpers import (
     VAE,
@@ -110,32 +109,12 @@ def on_device(images: Tensor, device: torch.device) -> Tensor:
     return images
 
 
-# ---- the start, the rate, the end
+# ---- the model, the rate, the end
 
 
 def fresh(recipe: Recipe, device: torch.device, seed: int = 0) -> VAE:
     """A fresh model on the device, with the fast layers."""
     return fast(build(recipe, seed)).to(device)
-
-
-@torch.no_grad()
-def start_linear(model: VAE, spectrum: Spectrum) -> None:
-    """Sets the linear path to PCA led through the link, and everything beside it to 0.
-
-    It is the best linear VAE for squared error; the decoder works on logits, so its columns are
-    divided by the link's slope at the mean image, x(1 - x).
-    """
-    recipe = model.recipe
-    best = linear_vae_parameters(spectrum, recipe.start_sigma2, recipe.latent)
-    mean = best.mean.clamp(1 / 510, 1 - 1 / 510)    # (D,), half a grey level from 0 and 1
-    model.linear_in.weight.copy_(best.encoder)
-    model.linear_out.weight.copy_(best.decoder / (mean * (1 - mean))[:, None])
-    model.linear_out.bias.copy_(torch.logit(mean))
-    layers = [m for m in model.decoder.modules() if isinstance(m, (nn.Linear, nn.ConvTranspose2d))]
-    for layer, bias in ((model.to_mu, -best.encoder @ best.mean),
-                        (model.to_logvar, best.variance.log()), (layers[-1], torch.zeros(()))):
-        layer.weight.zero_()
-        layer.bias.copy_(bias)
 
 
 def make_optimizer(model: VAE) -> torch.optim.Optimizer:

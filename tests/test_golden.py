@@ -14,7 +14,8 @@ from lab import measures
 from lab.files import run_folder, run_identity
 from lab.layers import fast
 from lab.recipes import RECIPES
-from lab.training import evaluate, generator, make_optimizer, start_linear, summary, train_epoch
+from lab.starts import start
+from lab.training import evaluate, generator, make_optimizer, summary, train_epoch
 from vae_helpers import Recipe, build
 
 DENSE = Recipe("fc", network="fc", widths=(512, 256), norm=False)
@@ -165,8 +166,7 @@ def losses_of_three_steps(recipe, change):
     images = data.load(recipe.data, "train", recipe.side, limit=24, source="standin").images
     test = data.load(recipe.data, "test", recipe.side, limit=10, source="standin").images
     model = change(build(recipe.but(batch=8, lr=1e-4), 0))
-    if recipe.start == "linear":
-        start_linear(model, measures.spectrum(images, top=recipe.latent))
+    start(model, measures.spectrum(images, top=recipe.latent))
     record = train_epoch(model, make_optimizer(model), images, seed=0, epoch=1, epochs=2,
                          precision="fp32", tick=lambda text: None, folder=None)
     after = summary(recipe, evaluate(model, test))

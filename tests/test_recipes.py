@@ -17,7 +17,9 @@ PARAMETERS = {
     "small-beta0": 1_119_811, "small-ae": 1_119_811, "small-mean": 1_119_811,
     "small-sharp": 1_119_811, "p1-conv": 1_119_811, "p2-conv": 1_119_811, "p3-conv": 1_906_499,
     "p1-fc": 3_511_040, "p2-fc": 3_511_040, "p3-fc": 3_609_600, "p1-fc-on": 3_511_040,
-    "celeba64-d128": 8_669_571,
+    "celeba64-d128": 8_669_571, "sprint": 1_909_315, "linear": 1_182_976, "fc-pca": 3_511_040,
+    "fc-cycle": 3_511_040, "fc-cycle-low": 3_511_040, "conv-cycle": 6_304_131,
+    "conv-cycle-low": 6_304_131,
     "celeba128-b4": 8_729_283, "celeba128-b10": 8_729_283, "sigma-learned": 1_119_812,
     **dict.fromkeys(("sigma-2", "sigma-8", "sigma-32", "collapse-05", "collapse-09", "collapse-11",
                      "collapse-20"), 1_119_811)}
@@ -38,17 +40,25 @@ def test_a_celeba64_of_25_million_parameters_needs_widths_of_104_to_832():
 COMMON = dict(side=32, latent=128, link="sigmoid", reconstruction="bce", batch=128, lr=1e-3,
               epochs=10, patience=0, norm=False, beta=1, noise=True, data="cifar10",
               schedule="constant", clip=0, min_delta=0.5, activation="relu", residual=0,
-              start="random", sigma=None)
+              start="random", sigma=None, start_gain=1, start_images=0)
 SMALL = dict(widths=(32, 64, 128))
 EARLY = dict(reconstruction="sse", epochs=40, patience=5)
+IMPROVED = dict(activation="silu", start="linear", batch=32, schedule="onecycle", clip=300,
+                start_sigma2=0.22, linear_lr=0.03, **SMALL)
+CYCLE, LOW = dict(schedule="onecycle"), dict(schedule="onecycle", lr=3e-4)
+PCA = dict(network="fc", start="weights", start_sigma2=0.22, start_gain=1.25, **LOW)
 P1 = dict(batch=64, **EARLY)
 P2 = dict(lr=5e-4, **EARLY)
 P3 = dict(batch=64, lr=5e-4, latent=256, **EARLY)
 DESIGN = {
     "conv": dict(norm=True, widths=(64, 128, 256, 512)),
     "fc": dict(network="fc", widths=(512, 256)), "fc-wide": dict(network="fc", widths=(768,)),
-    "improved": dict(activation="silu", start="linear", batch=32, schedule="onecycle", clip=300,
-                     start_sigma2=0.22, linear_lr=0.03, **SMALL),
+    "fc-cycle": dict(network="fc", widths=(512, 256), **CYCLE),
+    "fc-cycle-low": dict(network="fc", widths=(512, 256), **LOW),
+    "conv-cycle": dict(norm=True, widths=(64, 128, 256, 512), **CYCLE),
+    "conv-cycle-low": dict(norm=True, widths=(64, 128, 256, 512), **LOW),
+    "fc-pca": dict(widths=(512, 256), **PCA), "linear": dict(widths=(), **PCA),
+    "improved": IMPROVED, "sprint": IMPROVED | dict(epochs=1, start_images=10_000),
     "celeba64": dict(data="celeba", side=64, latent=256, batch=64, norm=True),
     "celeba128": dict(data="celeba", side=128, link="tanh", reconstruction="sse", batch=64,
                       widths=(32, 64, 128, 256, 512)),

@@ -30,7 +30,6 @@ from lab.training import (
     reconstruct,
     seconds_per_image,
     slerp,
-    start_linear,
     stop_early,
     summary,
     train_epoch,
@@ -327,38 +326,6 @@ def test_trained_linear_vae_reaches_the_linear_optimum(changes, active):
     assert measures.active_units(terms[0].kl) == active
     known = sorted(optimum.variances.tolist())
     assert variances[:active].tolist() == pytest.approx(known, rel=0.05)
-
-
-@pytest.mark.parametrize("residual", [0, 1])
-def test_linear_start_is_the_linear_optimum_before_the_first_step(residual):
-    recipe = IMPROVED.but(start_sigma2=0.1, residual=residual)
-    colour = torch.randint(40, 216, (200, 3, 1, 1), generator=generator())
-    grain = torch.randint(-20, 21, (200, 3, 8, 8), generator=generator(1))
-    images = (colour + grain).to(torch.uint8)
-    spectrum = measures.spectrum(images, top=10)
-    optimum = measures.linear_optimum(spectrum, 0.1, latent=6)
-    model = build(recipe).eval()
-    start_linear(model, spectrum)
-    rate = evaluate(model, images).kl.sum(1).mean().item()
-    assert rate == pytest.approx(optimum.rate, rel=1e-4) and 0 < optimum.active <= 6
-
-    def picture(z):
-        return to_pixels(recipe, model.decode(z[None])).flatten()
-
-    torch.testing.assert_close(picture(torch.zeros(6)), spectrum.mean.float())
-    decoder = measures.linear_vae_parameters(spectrum, 0.1, 6).decoder.float()
-    slope = torch.autograd.functional.jacobian(picture, torch.zeros(6))
-    torch.testing.assert_close(slope, decoder, rtol=1e-4, atol=1e-5)
-
-
-def test_linear_start_is_finite_where_a_pixel_never_changes():
-    images = random_bytes(50)
-    images[:, 0, 0, 0], images[:, 1, 0, 0] = 0, 255
-    model = build(IMPROVED).eval()
-    start_linear(model, measures.spectrum(images, top=10))
-    picture = to_pixels(IMPROVED, model.decode(torch.zeros(1, 6)))
-    assert torch.isfinite(evaluate(model, images).loss(1)).all()
-    assert picture[0, 0, 0, 0] < 0.01 < 0.99 < picture[0, 1, 0, 0]
 
 
 # ---- device, precision, time

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from data import Splits
@@ -14,7 +13,8 @@ from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table
-from lab.training import evaluate, start_linear, summary
+from lab.starts import start
+from lab.training import evaluate, summary
 from vae_helpers import (
     Recipe,
     build,
@@ -64,10 +64,9 @@ def pca_model(recipe: Recipe, scale: Scale, gain: float = 1.0):
 
     Under cross-entropy it is no optimum, which is why one gain improves it.
     """
-    model = build(recipe.but(network="fc", widths=(), norm=False, start="linear")).eval()
-    start_linear(model, scale.spectrum)
-    with torch.no_grad():
-        model.linear_out.weight.mul_(gain)
+    model = build(recipe.but(network="fc", widths=(), norm=False, start="weights",
+                             start_gain=gain)).eval()
+    start(model, scale.spectrum)
     return model
 
 
