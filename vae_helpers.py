@@ -337,7 +337,8 @@ def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = Fa
 
 GREY = "#666666"
 STYLES = {"conv": ("#0072B2", "-", "o"), "fc": ("#D55E00", "--", "s"),        # colour, dash, marker
-          "improved": ("#AA4499", "-", "^"), "celeba64": ("#009E73", "-", "o"),
+          "improved": ("#AA4499", "-", "^"), "sprint": ("#AA4499", ":", "*"),
+          "pca": ("#8A6100", "-.", "v"), "celeba64": ("#009E73", "-", "o"),
           "celeba128": ("#009E73", "-", "o"), "b4": ("#CC79A7", "--", "s"),      # β = 1, 4, 10
           "b10": ("black", "-.", "^")}
 
@@ -426,24 +427,6 @@ def plot_by_seconds(curves: dict[str, dict], lines: dict[str, float]):
     return figure
 
 
-def plot_spectra(spectra: dict[str, Tensor], lines: dict[str, float]):
-    """Eigenvalues of the pixel covariance by rank, and each loss's decoder variance as a line."""
-    figure, axes = new_figure(width=7)
-    for (name, values), model in zip(spectra.items(), ("conv", "celeba64"), strict=False):
-        colour = STYLES[model][0]
-        axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
-        for sigma2 in lines.values():
-            kept = int((values > sigma2).sum())
-            axes.annotate(str(kept), (max(kept, 1), sigma2), textcoords="offset points",
-                          xytext=(3, 4), fontsize=9, color=colour)
-    reference_lines(axes, lines)
-    axes.set(xscale="log", yscale="log", xlabel="rank",
-             ylabel="eigenvalue, squared pixels in [0, 1]",
-             title="How many directions lie above the price of each loss")
-    axes.legend(fontsize=8)
-    return figure
-
-
 def plot_bars(groups: dict[str, dict[str, float]], title: str, xlabel: str):
     """Horizontal bars, a group for each model and a hatch for each kind, with their values."""
     figure, axes = new_figure(width=8, height=2.6)
@@ -481,21 +464,6 @@ def plot_rate_distortion(rate: Tensor, distortion: Tensor, points: dict[str, tup
     return figure
 
 
-def plot_paths(profiles: dict[str, dict[str, Tensor]], titles: tuple[str, ...]):
-    """Profiles along paths, a panel for each title, as shares of the mean of both ends."""
-    figure, panels = new_figure(len(titles), width=9, height=2.8)
-    for (name, profile), dash in zip(profiles.items(), ("-", "--", ":"), strict=False):
-        for axes, title in zip(panels, titles, strict=True):
-            if title in profile:
-                at = np.linspace(0, 1, len(profile[title]))
-                axes.plot(at, profile[title], dash, color=STYLES["conv"][0], label=name)
-    for axes, title in zip(panels, titles, strict=True):
-        axes.set(xlabel="position t on the path", ylabel="share of the ends", ylim=(0, None),
-                 title=title)
-        axes.legend(fontsize=8)
-    return figure
-
-
 def plot_by_scale(scales: list[float], panels: dict[str, dict[str, list[float]]],
                   lines: dict[str, dict[str, float]], model: str):
     """Numbers of samples by the scale s of their latent vectors, a panel for each title."""
@@ -507,40 +475,4 @@ def plot_by_scale(scales: list[float], panels: dict[str, dict[str, list[float]]]
         ax.axvline(1, color=GREY, lw=0.8)
         ax.set(xlabel="scale s of z", title=title)
         ax.legend(fontsize=8)
-    return figure
-
-
-@torch.no_grad()
-def shapes(recipe: Recipe, part: str) -> list[str]:
-    """The distinct shapes on the way through "encoder" or "decoder", as text."""
-    x = torch.zeros(1, 3, recipe.side, recipe.side)
-    x = x if part == "encoder" else torch.zeros(1, recipe.latent)
-    seen = ["×".join(map(str, x.shape[1:]))]
-    for layer in getattr(build(recipe).eval(), part):
-        x = layer(x)
-        shape = "×".join(map(str, x.shape[1:]))
-        seen += [shape] if shape != seen[-1] else []
-    return seen
-
-
-def draw_architectures(*recipes: Recipe):
-    """The layers of each recipe as boxes whose heights follow the number of values."""
-    figure, panels = new_figure(rows=len(recipes), width=9, height=2.1 * len(recipes))
-    for axes, recipe in zip(np.atleast_1d(panels), recipes, strict=True):
-        code = [f"μ, ln σ²\n{recipe.latent}", "draw\nz"]
-        stages = shapes(recipe, "encoder") + code + shapes(recipe, "decoder")[1:]
-        for i, text in enumerate(stages):
-            layer = text[0].isdigit()
-            values = math.prod(map(int, text.split("×"))) if layer else recipe.latent
-            height = 0.25 + 0.16 * math.log10(values)
-            axes.add_patch(plt.Rectangle((i, 0.5 - height / 2), 0.72, height, ec="black", lw=0.8,
-                                         fc="#dbe6f2" if layer else "#f3e3d3"))
-            axes.text(i + 0.36, 0.5, text.replace("×", "×\n"), ha="center", va="center",
-                      fontsize=7.5)
-            if i:
-                axes.annotate("", (i, 0.5), (i - 0.28, 0.5),
-                              arrowprops={"arrowstyle": "->", "lw": 0.8})
-        axes.set(xlim=(-0.2, 14), ylim=(-0.05, 1.1),
-                 title=f"{recipe.name}: {count_parameters(build(recipe)):,} parameters")
-        axes.axis("off")
     return figure

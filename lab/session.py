@@ -21,7 +21,14 @@ class Lab:
     # What a default run trains; everything else is loaded where it is finished, or trained with
     # EXTENSIONS.
     DEFAULT = ("small", "small-beta0", "small-ae", "small-mean", "small-sharp",
-               "fc", "conv", "improved", "celeba64")
+               "fc", "conv", "improved", "sprint", "celeba64")
+
+    # What is trained from more seeds, on permuted pixels, and for so many times its epochs.
+    SEEDS = {name: (1, 2) for name in ("fc", "linear", "fc-cycle", "fc-cycle-low", "fc-pca",
+                                       "sprint", "improved")} | {
+        name: (1,) for name in ("conv", "p1-conv", "p2-conv", "p1-fc", "p2-fc")}
+    PERMUTED = ("conv", "fc", "fc-pca")
+    LONGER = {"conv": 3.0, "improved": 1.4}
 
     def __init__(self, namespace: dict):
         self.settings = check_settings(namespace)
@@ -110,16 +117,15 @@ class Lab:
     def wanted(self) -> Mapping[str, Job]:
         """The trainings beyond the default ones, by label; their images are read when asked for."""
         job, epochs_of = self.job, self.settings.epochs_of
-        again = max(3 * epochs_of(RECIPES["conv"]), 2)
         half = max(epochs_of(RECIPES["celeba128"]) // 2, 1)
         made = {f"{name}, permuted": lambda name=name: job(name, self.permuted)
-                for name in ("conv", "fc")}
-        seeds = {"fc": (1, 2)} | dict.fromkeys(
-            ("conv", "p1-conv", "p2-conv", "p1-fc", "p2-fc"), (1,))
+                for name in self.PERMUTED}
         made |= {f"{name}, seed {seed}": partial(job, name, seed=seed)
-                 for name, more in seeds.items() for seed in more}
-        made |= {f"conv, {again} epochs": partial(job, "conv", epochs=again),
-                 "celeba128, half": partial(job, "celeba128", epochs=half),
+                 for name, more in self.SEEDS.items() for seed in more}
+        for name, times in self.LONGER.items():
+            epochs = max(round(times * epochs_of(RECIPES[name])), 2)
+            made[f"{name}, {epochs} epochs"] = partial(job, name, epochs=epochs)
+        made |= {"celeba128, half": partial(job, "celeba128", epochs=half),
                  "celeba128, seed 1": partial(job, "celeba128", seed=1, epochs=half)}
         return Jobs(made | {name: partial(job, name) for name in RECIPES
                             if name not in self.DEFAULT})

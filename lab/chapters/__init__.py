@@ -8,6 +8,7 @@ from lab.chapters import (
     faces,
     interpolation,
     judging,
+    opening,
     points,
     probes,
     scale,
@@ -15,5 +16,5 @@ from lab.chapters import (
     theory,
 )
 
-__all__ = ["betas", "blur", "cifar", "claims", "faces", "interpolation", "judging", "points",
-           "probes", "scale", "sweep", "theory"]
+__all__ = ["betas", "blur", "cifar", "claims", "faces", "interpolation", "judging", "opening",
+           "points", "probes", "scale", "sweep", "theory"]

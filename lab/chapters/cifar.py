@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from data import Splits, hold_out
 from lab import measures
-from lab.chapters.scale import FITTED_ON, Scale, best_gain, loss_row, pca_terms
+from lab.chapters.scale import FITTED_ON, Scale, best_gain, pca_terms
 from lab.examine import (
     against_linear,
     amortisation_gap,
@@ -22,6 +23,7 @@ from lab.recipes import RECIPES, TRIAL_EPOCHS, TRIALS
 from lab.runs import Job, Run, median_seconds
 from lab.session import Lab
 from lab.show import Figure, Table, finite
+from lab.starts import spectrum_of
 from lab.training import (
     decode_set,
     draw_images,
@@ -46,6 +48,14 @@ from vae_helpers import (
 SETTLED_ON = 10_000     # training images that batch normalisation's statistics are taken over
 ABSENT = "not trained here"
 
+# The models of the table of losses, and what the reader is told of each.
+MODELS = {"linear": "linear VAE, from PCA", "fc": "fc", "fc-wide": "fc, one layer of 768",
+          "fc-cycle": "fc, one cycle, peak 1e-3", "fc-cycle-low": "fc, one cycle, peak 3e-4",
+          "fc-pca": "fc, the same, from PCA in its weights", "conv": "conv",
+          "conv-cycle": "conv, one cycle, peak 1e-3",
+          "conv-cycle-low": "conv, one cycle, peak 3e-4", "sprint": "sprint",
+          "improved": "improved"}
+
 # ---- losses
 
 
@@ -57,14 +67,6 @@ def spread(values: list[float]) -> float | None:
 def first_epoch(run: Run, goal: float) -> int | None:
     """The first epoch whose test loss is at or below a goal."""
     return next((h["epoch"] for h in run.history if h["test_loss"] <= goal), None)
-
-
-def how_soon(run: Run, other: Run) -> dict[str, float | None]:
-    """When a run is at the best test loss of another, and when that one was there itself."""
-    goal = min(other.curve("test_loss"))
-    epoch, theirs = first_epoch(run, goal), first_epoch(other, goal)
-    return {"goal": goal, "epoch": epoch, "seconds": epoch and epoch * run.pace,
-            "their seconds": theirs * other.pace}
 
 
 # ---- images
@@ -134,11 +136,34 @@ class Chapter:
     def three(self) -> dict[str, Run]:
         return {"conv": self.conv, "fc": self.fc, "improved": self.improved}
 
-    @property
-    def long(self) -> tuple[str, Run | None]:
-        """The convolutional model carried on to three times its epochs."""
-        label = next(label for label in self.lab.wanted if label.endswith("epochs"))
+    def seeds_of(self, name: str) -> list[Run]:
+        """The recipe's run from the first seed and those from others, as far as they are there."""
+        wanted, always = self.lab.wanted, name in self.lab.DEFAULT
+        first = self.lab.train(name) if always else self.lab.optional(name)
+        labels = [label for label in wanted if label.startswith(f"{name}, seed ")]
+        return [run for run in (first, *map(self.lab.optional, labels)) if run]
+
+    def longer(self, name: str) -> tuple[str, Run | None]:
+        """The label of a recipe's training of more epochs than its own, and its run."""
+        label = next(label for label in self.lab.wanted
+                     if label.startswith(f"{name}, ") and label.endswith(" epochs"))
         return label, self.lab.optional(label)
+
+    @cached_property
+    def spectrum_seconds(self) -> dict[int, float]:
+        """What the spectrum of all images takes here, and that of as many as `sprint` looks at."""
+        images, found = self.lab.cifar.train.images, {}
+        for name in ("improved", "sprint"):
+            begun = time.perf_counter()
+            spectrum_of(RECIPES[name], images)
+            found[RECIPES[name].start_images] = time.perf_counter() - begun
+        return found
+
+    def seconds(self, run: Run) -> float:
+        """What a training takes at the pace of its median epoch, its spectrum counted."""
+        recipe = run.recipe
+        before = 0.0 if recipe.start == "random" else self.spectrum_seconds[recipe.start_images]
+        return before + run.seconds
 
     @cached_property
     def pca(self) -> dict:
@@ -191,90 +216,89 @@ class Chapter:
 
     def losses(self) -> Table:
         """Where every model ends, beside what needs no training."""
-        scale, top = self.scale, self.scale.test_mean_image
-        mean = {"test_loss": top, "test_kl": 0.0, "test_reconstruction": top}
-        rows = [loss_row("mean image", mean, scale),
-                loss_row("PCA through a sigmoid", self.pca, scale),
-                loss_row("the same with one gain", self.pca_gain, scale)]
+        top = self.scale.test_mean_image
+        rows = [self._row("mean image", {"test_loss": top, "test_kl": 0.0}),
+                self._row("PCA through a sigmoid", self.pca),
+                self._row("the same with one gain", self.pca_gain)]
         self.add("pca.above_floor", rows[1]["above the floor"], note="test")
         self.add("pca_gain.above_floor", rows[2]["above the floor"], note="test")
-        wide = self.lab.optional("fc-wide")
-        for name, run in (self.three | ({"fc-wide": wide} if wide else {})).items():
-            rows.append(loss_row(name, run.chosen, scale, run))
-            self._keep(name.replace("-", "_"), run, rows[-1])
-        behind = rows[4]["above the floor"]
-        self.add("fc.behind_pca", behind - rows[1]["above the floor"], run=self.fc, note="test")
-        self.add("fc.behind_pca_gain", behind - rows[2]["above the floor"], run=self.fc,
+        found = {name: self.seeds_of(name) for name in MODELS}
+        label, longer = self.longer("improved")
+        for name, runs in (found | {label: [longer] if longer else []}).items():
+            shown = MODELS.get(name, name)
+            rows.append(self._row(shown, runs[0].chosen, runs) if runs else
+                        self._row(f"{shown}: {ABSENT}"))
+            if runs:
+                self._keep("improved.long" if name == label else name.replace("-", "_"), runs,
+                           rows[-1])
+        behind = self.fc.chosen["test_loss"]
+        self.add("fc.behind_pca", behind - self.pca["test_loss"], run=self.fc, note="test")
+        self.add("fc.behind_pca_gain", behind - self.pca_gain["test_loss"], run=self.fc,
                  note="test")
-        return Table(rows, {"parameters": ",", "training loss": ",.1f", "test loss": ",.1f",
-                            "above the floor": ".1f", "KL": ".1f", "distortion": ".1f",
-                            "share of the way": ".0%", "images/s": ",.0f", "seconds": ",.0f"})
+        return Table(rows, {"parameters": ",", "test loss": ",.1f", "above the floor": ".1f",
+                            "other seeds": ".1f", "KL": ".1f", "against linear": ".0%",
+                            "seconds": ",.0f"})
 
-    def _keep(self, key: str, run: Run, row: dict) -> None:
+    def _row(self, name: str, terms: dict | None = None, runs: list[Run] | None = None) -> dict:
+        """A row of the table of losses: test terms, and what the training behind them took."""
+        terms, run = terms or {}, runs[0] if runs else None
+        above = self.above([r.chosen["test_loss"] for r in runs]) if runs else None
+        loss = terms.get("test_loss")
+        return {"model": name, "parameters": run and count_parameters(run.model),
+                "epochs": terms.get("epoch"), "test loss": loss,
+                "above the floor": loss and loss - self.scale.test_floor,
+                "other seeds": tuple(above[1:]) if above and above[1:] else None,
+                "KL": terms.get("test_kl"), "against linear": run and self.against(run),
+                "seconds": run and self.seconds(run)}
+
+    def against(self, run: Run) -> float | None:
+        """A run's squared error over that of the best linear VAE at the same rate, on test."""
+        point = rate_and_distortion(run.model, self.test, self.seed)
+        return against_linear({"run": point}, self.curve)["run"]
+
+    def _keep(self, key: str, runs: list[Run], row: dict) -> None:
         """A row's numbers as findings."""
-        names = {"test_loss": "test loss", "above_floor": "above the floor", "test_kl": "KL",
-                 "distortion": "distortion", "loss": "training loss"}
-        for name, column in names.items():
-            self.add(f"{key}.{name}", row[column], run=run)
-        self.add(f"{key}.kl", run.chosen["kl"], run=run, note="training")
-        self.add(f"{key}.training_above_floor", row["training loss"] - self.scale.floor, run=run)
-        self.add(f"{key}.way", row["share of the way"], "", run, "from mean image to floor, test")
-        self.add(f"{key}.seconds", row["seconds"], "s", run, "at the pace of the median epoch")
+        run, floor = runs[0], self.scale.test_floor
+        end = run.chosen
+        for name, value in (("test_loss", end["test_loss"]), ("test_kl", end["test_kl"]),
+                            ("above_floor", row["above the floor"]), ("loss", end["loss"]),
+                            ("distortion", end["test_reconstruction"] - floor)):
+            self.add(f"{key}.{name}", value, run=run)
+        self.add(f"{key}.kl", end["kl"], run=run, note="training")
+        self.add(f"{key}.training_above_floor", end["loss"] - self.scale.floor, run=run)
+        self.add(f"{key}.way", self.scale.way(end["test_loss"]), "", run,
+                 "from mean image to floor, test")
+        self.add(f"{key}.seconds", row["seconds"], "s", run,
+                 "at the pace of the median epoch, the spectrum counted")
         self.add(f"{key}.parameters", row["parameters"], "")
+        self.add(f"{key}.epochs", row["epochs"], "epochs", run)
+        self.add(f"{key}.over_conv", row["seconds"] / self.seconds(self.conv), "of conv's seconds",
+                 run)
+        self.add(f"rd.{key}", row["against linear"], "of the linear squared error", run)
+        ends = [r.chosen["test_loss"] for r in runs]
+        self.add(f"{key}.spread", spread(ends), note=f"test, {len(runs)} seeds")
+        self.add(f"{key}.mean_above_floor", sum(ends) / len(ends) - floor,
+                 note=f"test, {len(runs)} seeds")
+        self.add(f"{key}.training_spread", spread([r.chosen["loss"] for r in runs]),
+                 note=f"{len(runs)} seeds")
 
     def by_seconds(self) -> Figure:
-        """Test loss above the floor against seconds of training."""
-        curves = {name: {"seconds": [run.pace * epoch for epoch in run.curve("epoch")],
+        """Test loss above the floor against seconds of training, the spectrum counted."""
+        shown = {name: self.lab.train(name) for name in ("conv", "fc", "improved", "sprint")}
+        curves = {name: {"seconds": [self.seconds(run) - run.seconds + run.pace * epoch
+                                     for epoch in run.curve("epoch")],
                          "test": self.above(run.curve("test_loss"))}
-                  for name, run in self.three.items()}
+                  for name, run in shown.items()}
+        goal = min(self.conv.curve("test_loss"))
+        soon = first_epoch(self.conv, goal) * self.conv.pace
+        self.add("sprint.sooner", soon / self.seconds(shown["sprint"]), "times", shown["sprint"],
+                 "than conv's best epoch")
+        self.add("sprint.less_conv", shown["sprint"].chosen["test_loss"] - goal, "nats",
+                 shown["sprint"], "than conv's best epoch, test")
         return self.lab.figure(plot_by_seconds(curves, self.lines()), "cifar-seconds",
                                "Test loss above the floor against seconds of training for conv, "
-                               "fc and improved, with the levels of PCA")
-
-    def passings(self) -> Table:
-        """When each model passes the best test loss of each other one, and when that was there."""
-        rows = []
-        for name, run in self.three.items():
-            for other, theirs in self.three.items():
-                if other != name:
-                    soon = how_soon(run, theirs)
-                    rows.append({"model": name, "at the best loss of": other,
-                                 "above the floor": soon["goal"] - self.scale.test_floor,
-                                 "in epoch": soon["epoch"], "after seconds": soon["seconds"],
-                                 "the other after": soon["their seconds"],
-                                 "note": "" if soon["epoch"] else "not reached"})
-        self.add("improved.seconds_over_conv", self.improved.seconds / self.conv.seconds, "times",
-                 self.improved, "the spectrum not counted")
-        self.add("improved.passes_conv", how_soon(self.improved, self.conv)["seconds"], "s",
-                 self.improved, "when it is at conv's best test loss")
-        return Table(rows, {"above the floor": ".1f", "after seconds": ",.0f",
-                            "the other after": ",.0f"})
-
-    def seeds(self) -> Table:
-        """Test loss above the floor from other seeds, and after three times the epochs."""
-        rows, test_floor = [], self.scale.test_floor
-        wanted = {"conv": ["conv, seed 1"], "fc": ["fc, seed 1", "fc, seed 2"], "improved": []}
-        for name, labels in wanted.items():
-            more = [self.lab.optional(label) for label in labels]
-            runs = [self.three[name], *(run for run in more if run)]
-            test = self.above([run.chosen["test_loss"] for run in runs])
-            apart = spread([run.chosen["loss"] for run in runs])
-            missing = [label for label, run in zip(labels, more, strict=True) if run is None]
-            self.add(f"{name}.spread", spread(test), note=f"test, {len(runs)} seeds")
-            self.add(f"{name}.training_spread", apart, note=f"{len(runs)} seeds")
-            rows.append({"model": name, "epochs": len(runs[0].history), "seeds": len(runs),
-                         "lowest": min(test), "highest": max(test), "spread": spread(test),
-                         "spread of training loss": apart,
-                         "note": "; ".join(f"{label}: {ABSENT}" for label in missing)})
-        label, run = self.long
-        end = self.add("conv.long_above_floor", run and run.chosen["test_loss"] - test_floor,
-                       run=run, note="test")
-        self.add("conv.long_loss", run and run.chosen["loss"], run=run, note="training")
-        rows.append({"model": label, "epochs": run and len(run.history), "seeds": run and 1,
-                     "lowest": end, "highest": end, "spread": None,
-                     "spread of training loss": None, "note": "" if run else ABSENT})
-        return Table(rows, dict.fromkeys(("lowest", "highest", "spread",
-                                          "spread of training loss"), ".1f"))
+                               "fc, improved and sprint, which lies at the far left and below "
+                               "conv, with the levels of PCA")
 
     # ---- batch normalisation
 
@@ -285,8 +309,11 @@ class Chapter:
 
     def statistics(self) -> Table:
         """Test loss of the convolutional models with the last steps' statistics, and settled."""
-        label, long = self.long
+        label, long = self.longer("conv")
         runs = {"conv": self.conv, "conv, seed 1": self.lab.optional("conv, seed 1"), label: long}
+        self.add("conv.long_above_floor", long and long.chosen["test_loss"] - self.scale.test_floor,
+                 run=long, note="test")
+        self.add("conv.long_loss", long and long.chosen["loss"], run=long, note="training")
         rows, keys = [], ("conv.settled", "conv.seed_1_settled", "conv.long_settled")
         for (name, run), key in zip(runs.items(), keys, strict=True):
             before = run and run.chosen["test_loss"] - self.scale.test_floor
@@ -313,8 +340,9 @@ class Chapter:
     @cached_property
     def points(self) -> dict[str, tuple[float, float]]:
         """Rate and squared error on the test images."""
-        runs = self.three | {"small": self.theory.demo["VAE"],
-                             "small, β = 0.1": self.theory.demo["β = 0.1"]}
+        runs = self.three | {"β = 0.1": self.theory.demo["β = 0.1"]}
+        if begun := self.lab.optional("fc-pca"):
+            runs["fc-pca"] = begun
         return {name: rate_and_distortion(run.model, self.test, self.seed)
                 for name, run in runs.items()}
 
@@ -333,39 +361,9 @@ class Chapter:
                 for name, recipe in (("σ² = ¼", "conv"), ("σ² = ½", "p1-conv"))}
         marked = {name: (one.rate, one.distortion) for name, one in best.items()}
         drawn = plot_rate_distortion(self.curve.rate, self.curve.distortion, self.points, marked)
-        return self.lab.figure(drawn, "rate-distortion", "Rate and squared error of five trained "
-                               "models over the curve of the best linear models")
-
-    def shares(self) -> Table:
-        """Squared error beside that of the best linear VAE at the same rate."""
-        shares, rows = against_linear(self.points, self.curve), []
-        keys = dict(zip(self.points, ("conv", "fc", "improved", "small", "small_sharp"),
-                        strict=True))
-        for name, (rate, error) in self.points.items():
-            share = self.add(f"rd.{keys[name]}", shares[name], "of the linear squared error")
-            rows.append({"model": name, "rate, nats": rate, "squared error": error,
-                         "best linear one there": share and error / share,
-                         "share of it": share})
-        return Table(rows, {"rate, nats": ".1f", "squared error": ".2f", "share of it": ".0%",
-                            "best linear one there": ".2f"})
-
-    def variance(self) -> Table:
-        """The variance that cross-entropy stands for, and what a linear model spends there."""
-        bound = self.linear(RECIPES["conv"].sigma2)
-        rows = [{"variance of": "the bound", "σ²": bound.sigma2, "linear KL": bound.rate,
-                 "linear directions": bound.active, "the model's KL": None}]
-        for name, run in self.three.items():
-            sigma2 = measures.bernoulli_sigma2(reconstruct(run.model, self.test))
-            best = self.linear(sigma2)
-            rows.append({"variance of": f"{name}'s reconstructions", "σ²": sigma2,
-                         "linear KL": best.rate, "linear directions": best.active,
-                         "the model's KL": run.chosen["test_kl"]})
-        conv = rows[1]
-        self.add("bce.variance", conv["σ²"], "", self.conv, "mean of x̂(1 − x̂)")
-        self.add("bce.linear_rate", conv["linear KL"], note="at that variance")
-        self.add("bce.linear_active", conv["linear directions"], "directions",
-                 note="at that variance")
-        return Table(rows, {"σ²": ".3f", "linear KL": ".1f", "the model's KL": ".1f"})
+        return self.lab.figure(drawn, "rate-distortion", "Rate and squared error of trained models "
+                               "over the curve of the best linear models: conv on it, fc above, "
+                               "improved and fc-pca below")
 
     # ---- images
 
@@ -425,8 +423,8 @@ class Chapter:
     @cached_property
     def permuted(self) -> dict[str, dict[str, Run]]:
         """The trainings with pixels in place and permuted, for models that have both."""
-        moved = {name: self.lab.optional(f"{name}, permuted") for name in ("conv", "fc")}
-        return {name: {"in place": self.three[name], "permuted": run}
+        moved = {name: self.lab.optional(f"{name}, permuted") for name in ("conv", "fc", "fc-pca")}
+        return {name: {"in place": self.seeds_of(name)[0], "permuted": run}
                 for name, run in moved.items() if run}
 
     def permuted_losses(self) -> dict[str, dict[str, float]]:
@@ -436,33 +434,21 @@ class Chapter:
 
     def permuted_bars(self) -> Figure | Table:
         """Training loss with pixels in place and permuted."""
-        if not self.permuted:
-            return self.lab.absent("conv, permuted", "fc, permuted")
-        drawn = plot_bars(self.permuted_losses(), "What permuting the pixels costs",
+        losses = self.permuted_losses()
+        if not losses:
+            return self.lab.absent("conv, permuted", "fc, permuted", "fc-pca, permuted")
+        for name, both in losses.items():
+            self.add(f"permuted.{name.replace('-', '_')}", both["permuted"] - both["in place"],
+                     note="of training loss")
+        if {"conv", "fc"} <= set(losses):
+            for key, kind in (("lead", "in place"), ("lead_left", "permuted")):
+                self.add(f"permuted.{key}", losses["fc"][kind] - losses["conv"][kind],
+                         note=f"fc less conv, training loss, pixels {kind}")
+        drawn = plot_bars(losses, "What permuting the pixels costs",
                           "training loss above the floor, nats")
         return self.lab.figure(drawn, "cifar-permuted", "Training loss above the floor with "
-                               "pixels in place and permuted, for conv and fc")
-
-    def permuting(self) -> Table:
-        """What permuting the pixels costs each model, and what is left of the lead."""
-        losses, rows = self.permuted_losses(), []
-        for name in ("conv", "fc"):
-            both = losses.get(name, {"in place": self.three[name].chosen["loss"] - self.scale.floor,
-                                     "permuted": None})
-            cost = both["permuted"] and both["permuted"] - both["in place"]
-            self.add(f"permuted.{name}", cost, note="of training loss")
-            rows.append({"training loss above the floor": name, **both, "cost": cost,
-                         "note": "" if name in losses else ABSENT})
-        conv, fc = rows
-        lead = fc["in place"] - conv["in place"]
-        whole = len(losses) == 2
-        left = fc["permuted"] - conv["permuted"] if whole else None
-        self.add("permuted.lead", lead, note="fc less conv, training loss")
-        self.add("permuted.lead_left", left, note="the same, pixels permuted")
-        rows.append({"training loss above the floor": "fc less conv", "in place": lead,
-                     "permuted": left, "cost": left - lead if whole else None,
-                     "note": "" if whole else ABSENT})
-        return Table(rows, {"in place": ".1f", "permuted": ".1f", "cost": "+.1f"})
+                               "pixels in place and permuted: conv loses much, fc and fc from "
+                               "PCA next to nothing")
 
     # ---- the encoder
 

@@ -15,7 +15,7 @@ from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, draw_prior, encode_set, generator, lerp, slerp
-from vae_helpers import VAE, as_pixels, picture, plot_paths, tile
+from vae_helpers import VAE, as_pixels
 
 STEPS = 10              # frames of a path, with both ends
 CLAIMED_STEP = 0.000615     # the mean squared step that an earlier submission reports
@@ -226,6 +226,7 @@ class Chapter:
         """How findings call each model: its name in tables, the model, its run."""
         demo = self.theory.demo
         runs = {"task2": ("conv", self.cifar.conv), "fc": ("fc", self.cifar.fc),
+                "improved_paths": ("improved", self.cifar.improved),
                 "small": ("small VAE", demo["VAE"]),
                 "ae": ("small autoencoder", demo["autoencoder"])}
         return {key: (name, run.model, run.hash) for key, (name, run) in runs.items()}
@@ -241,17 +242,21 @@ class Chapter:
             self.lab.found.add(key, value, unit, run=run, note=note)
 
     def rows(self) -> Figure:
-        """Ten decoded steps between pairs of test images, and between two draws."""
-        run, among = self.cifar.conv, self.test.images[:500]
+        """Ten steps decoded by the best model between pairs of test images, and two draws."""
+        run, among = self.cifar.improved, self.test.images[:500]
         mu, _ = encode_set(run.model, among)
         rows = {name: row_between(run.model, among, mu, pair, STEPS)
                 for name, pair in choose_pairs(mu, self.test.labels[:500]).items()}
         draws = draw_prior(2, run.recipe.latent, self.lab.settings.seed)
-        rows["two draws from N(0, I), twelve decoded steps"] = decode_set(
-            run.model, lerp(*draws, STEPS + 2))
-        return self._picture(rows, "Between two codes: originals at the ends, ten decoded steps",
-                             "interpolation", "Four rows of ten decoded steps between pairs of "
-                             "test images, which stand at both ends, and one between two draws")
+        drawn = decode_set(run.model, lerp(*draws, STEPS))
+        rows["two draws"] = torch.cat([torch.ones_like(drawn[:1]), drawn,
+                                       torch.ones_like(drawn[:1])])
+        return self.lab.figure(
+            labelled_rows(rows, "Between two codes: originals at the ends, ten decoded steps",
+                          columns=[name[:8] for name in positions(STEPS)], zoom=2, label=120),
+            "interpolation", "Four rows of ten decoded steps between pairs of test images, which "
+            "stand at both ends, and one between two draws: colours fade into each other",
+            picture=True)
 
     def faces(self, run: Run, test: ImageSet) -> Figure:
         """Six decoded steps between three pairs of test faces."""
@@ -291,27 +296,31 @@ class Chapter:
                 part = "circle_" if name == "great circle" else ""
                 self._find(f"face_paths.{part}doubling", exponent, "exponent", run, "9 to 18 steps")
             self._find_path("face_paths", name, numbers, run)
-            rows.append(path_row(name, numbers) | {"exponent, 9 to 18 steps": exponent})
-        return Table(rows, PATH_FORMATS | {"exponent, 9 to 18 steps": ".2f"})
-
-    def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str) -> Figure:
-        """Rows of images at twice their size, one below the other."""
-        sheets = {label: tile(frames, len(frames)) for label, frames in rows.items()}
-        return self.lab.figure(picture(sheets, title, across=False), name, alt, picture=True)
+            rows.append(path_row(name, numbers, exponent))
+        return Table(rows, PATH_FORMATS)
 
     def paths(self) -> Table:
-        """The numbers of three ways between the same ends, for four models."""
+        """The numbers of three ways between the same ends for every model, and made paths."""
         rows = []
         for key, (name, model, run) in self.models.items():
             ways = self.ways if key == "task2" else three_ways(model, self.test.images, self.PAIRS)
             for way, (codes, frames) in ways.items():
-                numbers = path_numbers(frames, codes)
+                numbers, exponent = path_numbers(frames, codes), None
                 self._find_path(key, way, numbers, run)
-                rows.append(path_row(f"{name}, {way}", numbers))
+                if way == "straight line":
+                    exponent = doubling_exponent(*(
+                        paths_between(model, self.test.images, 20, steps=n + 1)[1]
+                        for n in (STEPS - 1, 2 * STEPS - 2)))
+                    self._find(f"{key}.doubling", exponent, "exponent", run, "9 to 18 steps")
+                if way == "straight line" or key == "task2":
+                    rows.append(path_row(f"{name}, {way}", numbers, exponent))
         norm, sharpness = unrelated_ends()
         null = dict.fromkeys(("smoothness", "smoothness_error", "evenness", "detour"))
         rows.append(path_row("*ends that have nothing in common*",
                              null | {"norm_halfway": norm, "sharpness_halfway": sharpness}))
+        null |= {"norm_halfway": None, "sharpness_halfway": None}
+        made = known_doublings(as_pixels(self.test.images[:20]), STEPS - 1, self.lab.settings.seed)
+        rows += [path_row(f"*{kind}, made*", null, exponent) for kind, exponent in made.items()]
         intervals = intervals_for(path_numbers(self.ways["straight line"][1])["smoothness"],
                                   CLAIMED_STEP)
         self._find("task2.intervals", intervals, note=f"for a mean squared step of {CLAIMED_STEP}")
@@ -326,37 +335,6 @@ class Chapter:
             short = {"great circle": "circle", "cross-fade": "fade"}[way]
             for what in ("detour", "sharpness_halfway"):
                 self._find(f"{key}.{short}_{what}", numbers[what], run=run, note=way)
-
-    def profiles(self) -> Figure:
-        """Norm and sharpness along the three ways, as shares of the ends."""
-        norm, sharp = titles = "Norm of the code", "Sharpness of the frames"
-        lines = {}
-        for name, (codes, frames) in self.ways.items():
-            values = {} if codes is None else {norm: codes.norm(dim=-1)}
-            values[sharp] = sharpness_along(frames)
-            lines[name] = {title: (v.mean(0) / v[:, [0, -1]].mean()).cpu()
-                           for title, v in values.items()}
-        return self.lab.figure(plot_paths(lines, titles), "wash-out",
-                               "Norm of the code and sharpness of the frames along a line, a "
-                               "great circle and a cross-fade, as shares of the ends")
-
-    def doubling(self) -> Table:
-        """Whether the mean squared step falls as the square of the number of steps."""
-        steps, images = (9, 18, 36), as_pixels(self.test.images[:20])
-        rows = []
-        for key, (name, model, run) in self.models.items():
-            frames = [paths_between(model, self.test.images, 20, steps=n + 1)[1]
-                      for n in (*steps, 2 * steps[-1])]
-            found = [doubling_exponent(few, many)
-                     for few, many in zip(frames, frames[1:], strict=False)]
-            self._find(f"{key}.doubling", found[0], "exponent", run, "9 to 18 steps")
-            rows.append({"path": f"{name}, straight line"}
-                        | {f"{n} to {2 * n} steps": e for n, e in zip(steps, found, strict=True)})
-        for kind in ("cross-fade", "jump", "noise"):
-            rows.append({"path": f"*{kind}, made*"} | {
-                f"{n} to {2 * n} steps": known_doublings(images, n, self.lab.settings.seed)[kind]
-                for n in steps})
-        return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"))
 
     def similar(self) -> Table:
         """Whether images of one class have the straighter path, also at equal distance."""
@@ -385,16 +363,17 @@ class Chapter:
         return Table(rows, {"detour": "+.4f", "±": ".4f", "in standard errors": "+.1f"})
 
 
-def path_row(name: str, numbers: dict[str, float | None]) -> dict[str, float | str | None]:
+def path_row(name: str, numbers: dict[str, float | None], exponent: float | None = None) -> dict:
     """A row of the table of paths."""
-    return {"path": name, "smoothness": numbers["smoothness"], "±": numbers["smoothness_error"],
-            "evenness": numbers["evenness"], "detour": numbers["detour"],
+    return {"path": name, "mean squared step": numbers["smoothness"],
+            "±": numbers["smoothness_error"], "exponent": exponent,
+            "detour": numbers["detour"], "evenness": numbers["evenness"],
             "norm half-way": numbers["norm_halfway"],
             "sharpness half-way": numbers["sharpness_halfway"]}
 
 
-PATH_FORMATS = {"smoothness": ".6f", "±": ".6f", "evenness": ".2f", "detour": ".2f",
-                "norm half-way": ".0%", "sharpness half-way": ".0%"}
+PATH_FORMATS = {"mean squared step": ".6f", "±": ".6f", "exponent": ".2f", "evenness": ".2f",
+                "detour": ".2f", "norm half-way": ".0%", "sharpness half-way": ".0%"}
 
 
 def positions(steps: int) -> list[str]:

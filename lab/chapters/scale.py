@@ -19,9 +19,7 @@ from vae_helpers import (
     Recipe,
     build,
     count_parameters,
-    draw_architectures,
     picture,
-    plot_spectra,
     tile,
 )
 
@@ -104,11 +102,23 @@ class Chapter:
 
     @cached_property
     def cifar(self) -> Scale:
-        return scale_of(self.lab.cifar, top=768)
+        return self._keep("cifar", scale_of(self.lab.cifar, top=384), RECIPES["conv"])
 
     @cached_property
     def faces(self) -> Scale:
-        return scale_of(self.lab.faces, top=384)
+        return self._keep("celeba64", scale_of(self.lab.faces, top=384), RECIPES["celeba64"])
+
+    def _keep(self, key: str, scale: Scale, recipe: Recipe) -> Scale:
+        """The same scale; its numbers, and what a linear model does at σ² = ¼, are findings."""
+        best, add = measures.linear_optimum(scale.spectrum, recipe.sigma2), self.lab.found.add
+        add(f"{key}.floor", scale.floor, "nats", note="training")
+        add(f"{key}.test_floor", scale.test_floor, "nats")
+        add(f"{key}.mean_image", scale.mean_image, "nats", note="above the test floor")
+        add(f"{key}.linear_active", best.active, "directions", note="at σ² = ¼")
+        add(f"{key}.linear_rate", best.rate, "nats", note="at σ² = ¼")
+        add(f"{key}.linear_dof", best.dof, "directions", note="at σ² = ¼")
+        add(f"{key}.first_ten", first_share(scale.spectrum, 10), "of variance")
+        return scale
 
     def examples(self) -> Figure:
         """The first training images of both sets."""
@@ -118,46 +128,6 @@ class Chapter:
                         across=False)
         return self.lab.figure(drawn, "data", "32 training images of CIFAR-10, animals and "
                                "vehicles, and 16 aligned faces of CelebA", picture=True)
-
-    def spectra(self) -> Figure:
-        """The eigenvalues of both sets against the variance that each loss implies."""
-        lines = {"cross-entropy, σ² = ¼": RECIPES["conv"].sigma2,
-                 "SSE + KL, σ² = ½": RECIPES["p1-conv"].sigma2}
-        values = {"CIFAR-10": self.cifar.spectrum.eigenvalues,
-                  "CelebA 64": self.faces.spectrum.eigenvalues}
-        return self.lab.figure(plot_spectra(values, lines), "spectra",
-                               "Eigenvalues of the pixel covariance of both sets by rank, "
-                               "with the decoder variances of two losses as lines")
-
-    def prices(self) -> Table:
-        """Directions worth their price, and what a linear model spends on them, for each set."""
-        found, rows = self.lab.found, []
-        sets = {"cifar": ("CIFAR-10", self.cifar, RECIPES["conv"]),
-                "celeba64": ("CelebA 64", self.faces, RECIPES["celeba64"])}
-        for key, (name, scale, recipe) in sets.items():
-            best = measures.linear_optimum(scale.spectrum, recipe.sigma2)
-            found.add(f"{key}.floor", scale.floor, "nats", note="training")
-            found.add(f"{key}.test_floor", scale.test_floor, "nats")
-            found.add(f"{key}.mean_image", scale.mean_image, "nats", note="above the test floor")
-            found.add(f"{key}.linear_active", best.active, "directions", note="at σ² = ¼")
-            found.add(f"{key}.linear_rate", best.rate, "nats", note="at σ² = ¼")
-            found.add(f"{key}.linear_dof", best.dof, "directions", note="at σ² = ¼")
-            share = found.add(f"{key}.first_ten", first_share(scale.spectrum, 10), "of variance")
-            rows.append({"set": name, "floor, training": scale.floor,
-                         "floor, test": scale.test_floor, "mean image above it": scale.mean_image,
-                         "variance in 10 directions": share, "σ²": recipe.sigma2,
-                         "directions above σ²": best.active, "degrees of freedom": best.dof,
-                         "nats spent on them": best.rate, "latent dimensions": recipe.latent})
-        return Table(rows, {"floor, training": ",.1f", "floor, test": ",.1f", "σ²": ".2f",
-                            "mean image above it": ",.1f", "variance in 10 directions": ".0%",
-                            "degrees of freedom": ".1f",
-                            "nats spent on them": ".1f"})
-
-    def architectures(self) -> Figure:
-        """The two models of Task 1, drawn to one plan."""
-        drawn = draw_architectures(RECIPES["conv"], RECIPES["fc"])
-        return self.lab.figure(drawn, "architectures", "The layers of the convolutional and the "
-                               "fully connected VAE with the shapes that they pass on")
 
     def recipes(self) -> Table:
         """Every recipe with what decides it."""
