@@ -375,7 +375,7 @@ def test_build_depends_on_the_seed_alone_and_draws_nothing_from_the_global_gener
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["to_mu.weight"], other["to_mu.weight"])
     torch.manual_seed(5)
-    count_parameters(build(recipe)), helpers.shapes(SMALL, "encoder")
+    count_parameters(build(recipe))
     assert torch.equal(torch.rand(7), drawn)
 
 
@@ -527,16 +527,6 @@ def test_curves_by_seconds_are_the_numbers_given():
     assert {label: lines(axes)[label][1][0] for label in LEVELS} == LEVELS
 
 
-def test_spectra_are_the_eigenvalues_and_each_price_counts_those_above_it():
-    spectra = {"CIFAR": torch.tensor([9.0, 1.0, 0.4, 0.1]), "faces": torch.tensor([20.0, 0.3])}
-    prices = {"BCE": 0.25, "SSE": 0.5}
-    axes = helpers.plot_spectra(spectra, prices).axes[0]
-    for name, values in spectra.items():
-        assert lines(axes)[name] == (list(range(1, len(values) + 1)), values.tolist())
-    shown = [(text.get_text(), text.xy[1]) for text in axes.texts]
-    assert shown == [("3", 0.25), ("2", 0.5), ("2", 0.25), ("1", 0.5)]
-
-
 def test_bars_have_the_length_of_their_numbers():
     groups = {"p1-conv": {"train": 20.0, "test": 25.5}, "unknown": {"train": -1.0, "test": 1.6}}
     axes = helpers.plot_bars(groups, "a title", "nats").axes[0]
@@ -570,15 +560,6 @@ def test_code_shows_kl_by_dimension_and_change_by_distance():
     np.testing.assert_allclose(right.collections[0].get_offsets(), known)
 
 
-def test_paths_are_the_profiles_given_in_their_panels():
-    profiles = {"straight": {"norm": torch.tensor([1.0, 0.7, 1.0]), "detail": torch.ones(5)},
-                "arc": {"norm": torch.ones(3)}}
-    norm, detail = helpers.plot_paths(profiles, ("norm", "detail")).axes
-    assert lines(norm) == {name: ([0, 0.5, 1], profile["norm"].tolist())
-                           for name, profile in profiles.items()}
-    assert lines(detail) == {"straight": ([0, 0.25, 0.5, 0.75, 1], [1.0] * 5)}
-
-
 @pytest.mark.parametrize("model", ["celeba64", "unknown"])
 def test_numbers_by_scale_are_those_given_with_their_levels(model):
     scales = [0.25, 1.0, 2.0]
@@ -600,14 +581,3 @@ def test_gradients_are_drawn_as_one_box_an_estimator():
     medians = [line.get_xdata()[0] for line in axes.lines if line.get_color() == colour]
     known = [values.double().quantile(0.5).item() for values in estimates.values()]
     assert medians == pytest.approx(known)
-
-
-def test_architectures_show_every_shape_on_the_way_and_the_count():
-    assert helpers.shapes(SMALL, "encoder") == ["3×8×8", "8×4×4", "16×2×2", "64"]
-    assert helpers.shapes(SMALL, "decoder") == ["6", "64", "16×2×2", "8×4×4", "3×8×8"]
-    for recipes in ((SMALL,), (SMALL, SMALL.but(name="dense", network="fc"))):
-        figure = helpers.draw_architectures(*recipes)
-        for axes, recipe in zip(figure.axes, recipes, strict=True):
-            title = f"{recipe.name}: {count_parameters(build(recipe)):,} parameters"
-            assert axes.get_title() == title
-            assert axes.texts[0].get_text() == "3×\n8×\n8" == axes.texts[-2].get_text()

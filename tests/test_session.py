@@ -161,6 +161,7 @@ def test_every_wanted_training_is_another_one(here):
     folders += [session.job(name).folder for name in Lab.DEFAULT]
     assert len(set(folders)) == len(folders)
     assert {"conv, permuted", "fc, permuted", "fc, seed 1", "fc, seed 2", "conv, seed 1", "fc-wide",
+            "fc-pca, permuted", "improved, 3 epochs", "conv, 6 epochs", "sprint, seed 2",
             "p1-fc, seed 1", "celeba128, half", "celeba128, seed 1", "celeba64-d128",
             "sigma-learned"} < session.wanted.keys()
 

@@ -5,6 +5,7 @@ from lab.chapters import (
     blur,
     cifar,
     claims,
+    exercises,
     faces,
     interpolation,
     judging,
@@ -16,5 +17,5 @@ from lab.chapters import (
     theory,
 )
 
-__all__ = ["betas", "blur", "cifar", "claims", "faces", "interpolation", "judging", "opening",
-           "points", "probes", "scale", "sweep", "theory"]
+__all__ = ["betas", "blur", "cifar", "claims", "exercises", "faces", "interpolation", "judging",
+           "opening", "points", "probes", "scale", "sweep", "theory"]

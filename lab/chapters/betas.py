@@ -222,6 +222,7 @@ class Chapter:
 
     def outcomes(self) -> Table:
         """Each training beside the linear model of its β, on test faces."""
+        self.prediction()                               # the finding that came first
         if not self.runs:
             return self._missing()
         rows = [self._outcome(key) for key in RUNS]
@@ -345,6 +346,7 @@ class Chapter:
         keys = [key for key in EQUAL if key in self.runs]
         if not keys:
             return self._missing()
+        self.paths()                                    # its numbers stand in the prose
         among = self.faces.test.images[:500]
         pairs = {"the first two": (0, 1)} | extremes(self.codes[keys[0]][0][:500])
         rows = {f"{name},\nβ = {self.runs[key].recipe.beta:g}": row_between(

@@ -274,6 +274,7 @@ class Chapter:
         """Eight test images decoded at each variance, and eight draws from the prior."""
         if not self.runs:
             return self.absent
+        self.looks()                                    # its numbers stand in the prose
         rows = {"test images": self.images[:8]}
         rows |= {f"decoded, {name_of(key)}": self.reconstructions[key][1][:8] for key in self.runs}
         rows |= {f"drawn, {name_of(key)}": self.samples[key][:8] for key in self.runs}

@@ -36,6 +36,19 @@ def count_verdicts(found: Findings, claims: tuple[Claim, ...] = CLAIMS) -> dict[
             "in_part": tally[IN_PART], "undecided": tally[UNDECIDED], "could_fail": decided}
 
 
+def by_verdict(found: Findings, claims: tuple[Claim, ...] = CLAIMS) -> list[dict]:
+    """A row for each source: its claims in one cell for each verdict."""
+    heads = {HOLDS: "holds", FAILS: "fails", IN_PART: "holds in part", UNDECIDED: "undecided"}
+    rows = []
+    for source in dict.fromkeys(claim.source for claim in claims):
+        cells: dict[str, list[str]] = {head: [] for head in heads.values()}
+        for claim in claims:
+            if claim.source == source:
+                cells[heads[claim.verdict(found)]].append(claim.sentence)
+        rows.append({"source": source} | {head: "; ".join(cell) for head, cell in cells.items()})
+    return rows
+
+
 # ---- what only a claim asks for
 
 
@@ -106,10 +119,12 @@ class Chapter:
         return ledger(self.lab.found)
 
     def verdicts(self) -> Table:
-        """How many claims hold, fail, and were decided by a test that could fail."""
+        """Every claim by its source and its verdict, and in the last row how many they are."""
+        self.single()
         counts = count_verdicts(self.lab.found)
         for name, n in counts.items():
             self.lab.found.add(f"claims.{name}", n, "claims")
-        return Table([{"claims": counts["claims"], "hold": counts["hold"], "fail": counts["fail"],
-                       "in part": counts["in_part"], "undecided": counts["undecided"],
-                       "decided by a test that could fail": counts["could_fail"]}])
+        rows = by_verdict(self.lab.found)
+        last = {"source": "**in all**"} | {head: counts[key] for head, key in zip(
+            list(rows[0])[1:], ("hold", "fail", "in_part", "undecided"), strict=True)}
+        return Table([*rows, last])

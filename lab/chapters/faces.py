@@ -18,7 +18,7 @@ from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite
 from lab.training import decode_set, draw_images, draw_prior, encode_set, reconstruct
-from vae_helpers import VAE, as_pixels, kl_divergence, picture, plot_by_scale, plot_curves, tile
+from vae_helpers import VAE, as_pixels, kl_divergence, picture, plot_by_scale, tile
 
 SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)    # s: what the prior's draws are multiplied by
 SHOWN = ("Smiling", "Eyeglasses", "Blond_Hair", "Male")
@@ -219,17 +219,6 @@ class Chapter:
 
     # ---- what it has learnt
 
-    def curves(self) -> Figure:
-        """Loss above the floor, and KL, by epoch."""
-        run, scale = self.celeba, self.scale
-        curve = {"epoch": run.curve("epoch"), "kl": run.curve("test_kl"),
-                 "training": [loss - scale.floor for loss in run.curve("loss")],
-                 "test": [loss - scale.test_floor for loss in run.curve("test_loss")]}
-        lines = {name: terms["test_loss"] - scale.test_floor for name, terms in self.pca.items()}
-        return self.lab.figure(plot_curves({"celeba64": curve}, lines), "faces-curves",
-                               "Loss of the face model above the floor by epoch, with PCA through "
-                               "a sigmoid as lines, and its KL")
-
     def losses(self) -> Table:
         """The mean image, PCA and the face model on the scale from floor to mean image."""
         run, scale, top = self.celeba, self.scale, self.scale.test_mean_image
@@ -248,6 +237,7 @@ class Chapter:
             self._find(f"celeba64.{name}", rows[3][head])
         self._find("celeba64.kl", run.chosen["kl"], "nats", "training")
         self._find("celeba64.training_above_floor", run.chosen["loss"] - scale.floor, "nats")
+        self.units(), self.cropping()                   # their numbers stand in the prose
         return Table(rows, {"parameters": ",", "training loss": ",.1f", "test loss": ",.1f",
                             "above the floor": ".1f", "KL": ".1f", "distortion": ".1f",
                             "share of the way": ".0%", "images/s": ",.0f", "seconds": ",.0f"})
@@ -272,6 +262,7 @@ class Chapter:
 
     def numbers_by_scale(self) -> Figure:
         """Fréchet distance, spread and sharpness, and saturated values, by scale."""
+        self.table_by_scale()                           # its numbers stand in the prose
         *rows, real = self.scales
         curves = {what: [row[what] for row in rows] for what in rows[0]}
         distance, share, burnt = "Fréchet distance", "Spread and sharpness", "Saturated values"
@@ -308,6 +299,7 @@ class Chapter:
 
     def regions(self) -> Figure:
         """Draws around one test face, and the three dimensions of highest KL."""
+        self.dimensions()                               # its numbers stand in the prose
         mu, seed = self.codes[0][:1], self.lab.settings.seed
         rows = {"one test face, and draws around its code (s = 0.7)":
                 around_code(self.model, mu, 7, 0.7, seed)}
@@ -337,6 +329,7 @@ class Chapter:
 
     def attributes(self) -> Figure:
         """One test face moved along the directions of four attributes."""
+        self.reading()                                  # its numbers stand in the prose
         mu = self.codes[0][:1]
         rows = {f"{name}, from −2 to 2 times":
                 along_direction(self.model, mu, self.directions[name], 7)

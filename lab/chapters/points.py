@@ -94,6 +94,7 @@ class Chapter:
 
     def ranks(self) -> Figure | Table:
         """KL of each dimension by rank, with the linear model's ½ ln(λ/σ²)."""
+        self.collapse(), self.sizes()                   # their numbers stand in the prose
         betas, cifar = self.betas, self.scale.cifar.spectrum
         small = {f"β = {self._share(run):.1f} of the critical": ranked(
             run, kl, cifar, COLLAPSES[key], FIRST) for key, (run, _, kl) in self.collapsed.items()}

@@ -12,15 +12,13 @@ from lab import measures
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
-from lab.show import Figure, Table
+from lab.show import Table
 from lab.starts import start
 from lab.training import evaluate, summary
 from vae_helpers import (
     Recipe,
     build,
     count_parameters,
-    picture,
-    tile,
 )
 
 FITTED_ON = 4_000       # training images that choose PCA's one gain
@@ -119,15 +117,6 @@ class Chapter:
         add(f"{key}.linear_dof", best.dof, "directions", note="at σ² = ¼")
         add(f"{key}.first_ten", first_share(scale.spectrum, 10), "of variance")
         return scale
-
-    def examples(self) -> Figure:
-        """The first training images of both sets."""
-        sheets = {"CIFAR-10": tile(self.lab.cifar.train.images[:32], 16),
-                  "CelebA": tile(self.lab.faces.train.images[:16], 8)}
-        drawn = picture(sheets, "Things anywhere in the picture, and faces all in one place",
-                        across=False)
-        return self.lab.figure(drawn, "data", "32 training images of CIFAR-10, animals and "
-                               "vehicles, and 16 aligned faces of CelebA", picture=True)
 
     def recipes(self) -> Table:
         """Every recipe with what decides it."""

@@ -422,6 +422,7 @@ class Chapter:
             name, n = (f"{label}, loaded by its name", 16) if label == chosen else (label, SHOWN)
             sheets[name] = tile(draw_images(self.runs[label].model, n, self.seed), SHOWN, zoom=3)
         if chosen in self.loaded:
+            self.random_path()                          # its numbers stand in the prose
             _, frames = random_paths(self.runs[chosen].model, 1, self.seed, STEPS)
             sheets[f"{chosen}: {STEPS} steps between two draws from N(0, I)"] = tile(
                 frames[0], STEPS, zoom=3)

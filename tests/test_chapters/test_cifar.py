@@ -14,13 +14,13 @@ from torch import nn
 from data import Splits, load
 from lab import measures
 from lab.chapters import cifar
-from lab.chapters.scale import Scale, pca_model, scale_of
+from lab.chapters.scale import Scale, scale_of
 from lab.examine import against_linear, amortisation_gap, rate_and_distortion, settled
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Findings
-from lab.training import decode_set, encode_set
+from lab.training import encode_set
 from vae_helpers import Recipe, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -145,37 +145,6 @@ def test_a_model_without_norm_is_settled_as_it_is():
         assert torch.equal(mine, other)
 
 
-def test_the_fully_connected_network_contains_pca():
-    """relu(x) - relu(-x) = x: pairs of units carry a linear map through the hidden layers."""
-    images = load("cifar10", source="standin", limit=60).images
-    recipe = Recipe("fc", network="fc", widths=(20, 16), norm=False, latent=8)
-    one = Scale(0.0, 0.0, 1.0, measures.spectrum(images, 64))
-    linear = pca_model(recipe, one, gain=1.25)
-    fc, pair = build(recipe).eval(), torch.tensor([[1.0], [-1.0]])
-    k = recipe.latent
-
-    def pairs(weight):                                              # (k, n) -> (2k, n)
-        return (pair * weight[:, None]).flatten(0, 1)
-
-    with torch.no_grad():
-        for parameter in fc.parameters():
-            parameter.zero_()
-        fc.encoder[1].weight[:2 * k] = pairs(linear.linear_in.weight)
-        join = torch.kron(torch.eye(k), torch.tensor([[1.0, -1.0]]))    # (k, 2k): x from its pair
-        fc.encoder[3].weight[:, :2 * k] = pairs(join)
-        fc.to_mu.weight.copy_(join)
-        fc.to_mu.bias.copy_(linear.to_mu.bias)
-        fc.to_logvar.bias.copy_(linear.to_logvar.bias)
-        fc.decoder[0].weight.copy_(pairs(torch.eye(k)))
-        fc.decoder[2].weight[:2 * k] = pairs(join)
-        fc.decoder[4].weight[:, :2 * k] = linear.linear_out.weight @ join
-        fc.decoder[4].bias.copy_(linear.linear_out.bias)
-    for mine, other in zip(encode_set(fc, images), encode_set(linear, images), strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
-    z = torch.randn(20, k, generator=generator())
-    torch.testing.assert_close(decode_set(fc, z), decode_set(linear, z), atol=1e-5, rtol=0)
-
-
 def test_a_decoder_without_texture_has_no_neighbour_correlation():
     model = build(RECIPES["fc"].but(widths=(8,))).eval()
     with torch.no_grad():
@@ -193,94 +162,85 @@ def test_a_decoder_without_texture_has_no_neighbour_correlation():
 # ---- numbers from trainings
 
 
-def test_how_soon_counts_epochs_to_the_best_of_the_other():
-    quick, slow = past("improved", [9, 6, 5], 20.0), past("conv", [9, 8, 6, 7], 10.0)
-    assert cifar.how_soon(quick, slow) == {"goal": 6, "epoch": 2, "seconds": 40,
-                                           "their seconds": 30}
-    assert cifar.how_soon(slow, quick) == {"goal": 5, "epoch": None, "seconds": None,
-                                           "their seconds": 60}
-
-
 @pytest.fixture
 def task():
     """The chapter over runs that never were, on a scale of floor 100 and mean image 200."""
     runs = {"conv": past("conv", [150.0, 140.0]), "fc": past("fc", [170.0, 180.0], 2.0),
-            "improved": past("improved", [130.0], 30.0)}
+            "improved": past("improved", [130.0], 30.0), "sprint": past(
+                "sprint", [139.0], 5.0, recipe=RECIPES["fc"].but(
+                    name="sprint", widths=(8,), start="weights", start_images=10))}
     optional = {"fc, seed 1": past("fc", [183.0]), "fc-wide": past(
         "fc-wide", [160.0, 150.0, 155.0], recipe=RECIPES["fc"].but(name="fc-wide", widths=(16,),
                                                                    patience=5),
         heldout_loss=[3.0, 1.0, 2.0])}
-    labels = ("conv, permuted", "fc, permuted", "fc, seed 1", "fc, seed 2", "conv, seed 1",
-              "fc-wide", "conv, 30 epochs")
     images = SimpleNamespace(images=grey(12, side=32))
-    lab = SimpleNamespace(settings=SimpleNamespace(seed=0), found=Findings(), optional=None,
+    lab = SimpleNamespace(settings=SimpleNamespace(seed=0), found=Findings(),
                           cifar=Splits(images, None, images), train=runs.get,
-                          wanted={label: label for label in labels})
-    lab.optional = optional.get
-    spectrum = measures.spectrum(images.images, 8)
+                          optional=optional.get, DEFAULT=tuple(runs),
+                          figure=lambda drawn, *_: drawn,
+                          wanted=("fc, seed 1", "fc, seed 2", "conv, seed 1", "conv, 30 epochs",
+                                  "improved, 14 epochs"))
+    spectrum = measures.spectrum(images.images, 128)
     made = cifar.Chapter(lab, SimpleNamespace(cifar=Scale(90.0, 100.0, 200.0, spectrum)), None)
     made.__dict__["pca"] = {"test_loss": 160.0, "test_reconstruction": 120.0, "test_kl": 40.0}
     made.__dict__["pca_gain"] = {"test_loss": 155.0, "test_reconstruction": 115.0, "test_kl": 40.0}
+    made.__dict__["spectrum_seconds"] = {0: 3.0, 10: 1.0}
     made.more = optional
     return made
 
 
 def test_the_losses_table_shows_the_epoch_whose_weights_the_model_has(task):
     rows = {row["model"]: row for row in task.losses().rows}
-    assert list(rows) == ["mean image", "PCA through a sigmoid", "the same with one gain",
-                          "conv", "fc", "improved", "fc-wide"]
-    mean, pca, wide = rows["mean image"], rows["PCA through a sigmoid"], rows["fc-wide"]
-    assert mean["above the floor"] == 100 and mean["share of the way"] == 0 and mean["KL"] == 0
-    assert (pca["above the floor"], pca["distortion"], pca["share of the way"]) == (60, 20, 0.4)
-    assert rows["conv"] == {
+    assert list(rows)[:3] == ["mean image", "PCA through a sigmoid", "the same with one gain"]
+    mean, pca = rows["mean image"], rows["PCA through a sigmoid"]
+    wide = rows["fc, one layer of 768"]
+    assert (mean["above the floor"], mean["KL"], pca["above the floor"]) == (100, 0, 60)
+    conv = rows["conv"]
+    assert conv.pop("against linear") > 1               # it was never trained
+    assert conv == {
         "model": "conv", "parameters": 3072 * 8 + 8 + 2 * (8 * 128 + 128) + 128 * 8 + 8
-        + 8 * 3072 + 3072, "epoch": 2, "training loss": 141, "test loss": 140,
-        "above the floor": 40, "KL": 6, "distortion": 34, "share of the way": 0.6,
-        "images/s": 20, "seconds": 20}
-    assert (wide["epoch"], wide["test loss"], wide["seconds"]) == (2, 150, 30)  # 3 epochs trained
+        + 8 * 3072 + 3072, "epochs": 2, "test loss": 140, "above the floor": 40,
+        "other seeds": None, "KL": 6, "seconds": 20}
+    assert (wide["epochs"], wide["test loss"], wide["seconds"]) == (2, 150, 30)  # 3 were trained
     found = task.lab.found
     assert (found["conv.loss"], found["conv.kl"], found["conv.test_kl"]) == (141, 5, 6)
     assert (found["fc_wide.above_floor"], found["pca_gain.above_floor"]) == (50, 55)
     assert (found["fc.behind_pca"], found["fc.behind_pca_gain"]) == (20, 25)
+    assert found["improved.over_conv"] == 1.5
 
 
-def test_without_the_wide_one_its_row_is_left_out(task):
-    del task.more["fc-wide"]
-    assert [row["model"] for row in task.losses().rows][-1] == "improved"
+def test_seeds_stand_beside_the_first_and_give_a_spread(task):
+    rows = {row["model"]: row for row in task.losses().rows}
+    assert (rows["fc"]["above the floor"], rows["fc"]["other seeds"]) == (80, (83,))
+    found = task.lab.found
+    assert (found["fc.spread"], found["fc.mean_above_floor"]) == (3, 81.5)
+    assert "conv.spread" not in found and found["conv.mean_above_floor"] == 40
 
 
-def test_passings_hold_every_pair_and_say_what_is_not_reached(task):
-    rows = {(row["model"], row["at the best loss of"]): row for row in task.passings().rows}
-    assert len(rows) == 6
-    assert rows["conv", "fc"]["in epoch"] == 1 and rows["conv", "fc"]["after seconds"] == 10
-    assert rows["fc", "conv"]["in epoch"] is None and rows["fc", "conv"]["note"] == "not reached"
-    assert task.lab.found["improved.seconds_over_conv"] == 1.5
+def test_what_is_not_trained_says_so_in_its_row(task):
+    rows = task.losses().rows
+    absent = [row for row in rows if row["model"].endswith(": not trained here")]
+    assert {"fc, one cycle, peak 1e-3: not trained here",
+            "improved, 14 epochs: not trained here"} <= {row["model"] for row in absent}
+    assert all(value is None for row in absent for head, value in row.items() if head != "model")
 
 
-def test_the_spread_is_that_of_the_seeds_that_are_there(task):
-    conv, fc, improved, long = task.seeds().rows
-    assert (fc["seeds"], fc["lowest"], fc["highest"], fc["spread"]) == (2, 80, 83, 3)
-    assert fc["note"] == "fc, seed 2: not trained here"
-    assert conv["spread"] is None and conv["note"] == "conv, seed 1: not trained here"
-    assert (long["model"], long["lowest"], long["note"]) == ("conv, 30 epochs", None,
-                                                             "not trained here")
-    assert task.lab.found["fc.spread"] == 3 and "conv.spread" not in task.lab.found
-    assert "conv.long_above_floor" not in task.lab.found
+def test_a_spectrum_counts_among_the_seconds_of_what_starts_from_it(task):
+    assert task.seconds(task.conv) == 20 and task.seconds(task.lab.train("sprint")) == 6
+    task.by_seconds()
+    assert task.lab.found["sprint.sooner"] == pytest.approx(20 / 6)
+    assert task.lab.found["sprint.less_conv"] == -1
 
 
 def test_permuting_says_what_is_not_there(task):
     task.lab.absent = lambda *labels: labels
-    assert task.permuted_bars() == ("conv, permuted", "fc, permuted")
-    table = task.permuting()
-    assert table.column("permuted") == [None] * 3 and table.column("cost") == [None] * 3
+    assert task.permuted_bars() == ("conv, permuted", "fc, permuted", "fc-pca, permuted")
     assert "permuted.conv" not in task.lab.found
 
 
 def test_permuting_costs_the_difference_of_training_losses(task):
     task.more |= {"conv, permuted": past("conv", [165.0]), "fc, permuted": past("fc", [181.0])}
-    conv, fc, lead = task.permuting().rows
-    assert (conv["in place"], conv["permuted"], conv["cost"]) == (51, 76, 25)
-    assert (fc["cost"], lead["in place"], lead["permuted"], lead["cost"]) == (1, 40, 16, -24)
+    task.permuted_bars()
     found = task.lab.found
     assert (found["permuted.conv"], found["permuted.fc"]) == (25, 1)
     assert (found["permuted.lead"], found["permuted.lead_left"]) == (40, 16)

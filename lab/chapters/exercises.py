@@ -1,0 +1,54 @@
+"""Predict, then run: three questions whose answers a reader can work out before they are shown."""
+
+from __future__ import annotations
+
+import torch
+
+from lab import measures
+from lab.recipes import RECIPES
+from lab.session import Lab
+from lab.show import Table
+from lab.training import evaluate, summary, usable
+
+
+def answer(question: str, guess: float | None, true: float, unit: str) -> Table:
+    """The reader's number beside the true one."""
+    return Table([{"question": question, "your guess": guess, "true value": true, "unit": unit,
+                   "off by": None if guess is None else guess - true}],
+                 {"your guess": ",.4g", "true value": ",.4g", "off by": "+,.3g"})
+
+
+class Chapter:
+    """Questions about CIFAR-10, each with a parameter to play with and a guess to make."""
+
+    def __init__(self, lab: Lab, scale, cifar):
+        self.lab, self.scale, self.cifar = lab, scale.cifar, cifar
+
+    def directions(self, beta: float = 4.0, guess: float | None = None) -> Table:
+        """How many directions the best linear VAE keeps at a weight of the KL."""
+        sigma2 = RECIPES["p1-conv"].but(beta=beta).sigma2
+        kept = measures.linear_optimum(self.scale.spectrum, sigma2).active
+        self.lab.found.add("exercise.directions", kept, "directions", note=f"β = {beta:g}")
+        return answer(f"squared error + {beta:g} KL on CIFAR-10: how many of 3,072 directions does "
+                      "the best linear VAE keep?", guess, kept, "directions")
+
+    def latent(self, size: int = 16, guess: float | None = None) -> Table:
+        """What a smaller latent space costs the best linear VAE with squared error."""
+        recipe = RECIPES["p1-conv"]
+        small, large = (measures.linear_optimum(self.scale.spectrum, recipe.sigma2, n).loss()
+                        for n in (size, recipe.latent))
+        self.lab.found.add("exercise.latent", small - large, "nats", note=f"{size} dimensions")
+        return answer(f"{size} latent dimensions instead of {recipe.latent}: what does that cost "
+                      "the best linear VAE?", guess, small - large, "nats")
+
+    def permuted(self, name: str = "conv", guess: float | None = None) -> Table:
+        """What permuting the pixels of the test images alone does to a trained model."""
+        run, seed, test = self.lab.train(name), self.lab.settings.seed, self.lab.cifar.test.images
+        images = torch.stack([test, self.lab.permuted.test.images])[:, :2000]
+        precision = usable(run.precision, next(run.model.parameters()).device)
+        there, moved = (summary(run.recipe, evaluate(run.model, part, precision=precision,
+                                                     seed=seed))["loss"] for part in images)
+        self.lab.found.add(f"exercise.permuted_{name}", moved - there, "nats", run,
+                           "2,000 test images")
+        return answer(f"{name}, trained on images as they are, is tested on permuted pixels: what "
+                      "does that cost?", guess, moved - there, "nats")
