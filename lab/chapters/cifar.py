@@ -231,6 +231,7 @@ class Chapter:
             if runs:
                 self._keep("improved.long" if name == label else name.replace("-", "_"), runs,
                            rows[-1])
+        self._compare()
         behind = self.fc.chosen["test_loss"]
         self.add("fc.behind_pca", behind - self.pca["test_loss"], run=self.fc, note="test")
         self.add("fc.behind_pca_gain", behind - self.pca_gain["test_loss"], run=self.fc,
@@ -238,6 +239,18 @@ class Chapter:
         return Table(rows, {"parameters": ",", "test loss": ",.1f", "above the floor": ".1f",
                             "other seeds": ".1f", "KL": ".1f", "against linear": ".0%",
                             "seconds": ",.0f"})
+
+    def _compare(self) -> None:
+        """What start, schedule and training are worth, test nats of the first seeds."""
+        found = self.lab.found
+        for name, more, less in (
+                ("conv.less_fc", "fc.above_floor", "conv.above_floor"),
+                ("fc_pca.less_cycle", "fc_cycle_low.above_floor", "fc_pca.above_floor"),
+                ("fc_pca.less_conv", "conv.above_floor", "fc_pca.above_floor"),
+                ("fc_pca.trained", "pca_gain.above_floor", "fc_pca.above_floor"),
+                ("linear.trained", "pca_gain.above_floor", "linear.above_floor")):
+            if more in found and less in found:
+                self.add(name, found[more] - found[less], note=f"{more} less {less}")
 
     def _row(self, name: str, terms: dict | None = None, runs: list[Run] | None = None) -> dict:
         """A row of the table of losses: test terms, and what the training behind them took."""
@@ -314,6 +327,10 @@ class Chapter:
         self.add("conv.long_above_floor", long and long.chosen["test_loss"] - self.scale.test_floor,
                  run=long, note="test")
         self.add("conv.long_loss", long and long.chosen["loss"], run=long, note="training")
+        self.add("conv.long_epochs", long and len(long.history), "epochs", long)
+        again = runs["conv, seed 1"]
+        self.add("conv.seed_1_above_floor",
+                 again and again.chosen["test_loss"] - self.scale.test_floor, run=again)
         rows, keys = [], ("conv.settled", "conv.seed_1_settled", "conv.long_settled")
         for (name, run), key in zip(runs.items(), keys, strict=True):
             before = run and run.chosen["test_loss"] - self.scale.test_floor
