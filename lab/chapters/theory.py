@@ -12,18 +12,22 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from lab import density, measures
-from lab.examine import texture
+from lab.chapters.theory_plots import plot_code, plot_running
+from lab.examine import (
+    logits_at,
+    noise_cost,
+    overlap_and_change,
+    texture,
+)
 from lab.judge import blur_shown
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite
 from lab.training import decode_set, draw_codes, draw_images, draw_prior, encode_set, generator
 from vae_helpers import (
-    STYLES,
     VAE,
     as_pixels,
     kl_divergence,
-    new_figure,
     picture,
     reconstruction_error,
     tile,
@@ -32,21 +36,6 @@ from vae_helpers import (
 DEMO = {"VAE": "small", "β = 0": "small-beta0", "autoencoder": "small-ae",
         "averaged": "small-mean", "β = 0.1": "small-sharp"}
 IMAGES = 2_000          # test images whose codes are looked at
-
-# ---- what a decoder says of a code
-
-
-@torch.no_grad()
-def logits_at(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
-    """Logits (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
-    device = next(model.parameters()).device
-    return torch.cat([model.decode(part.to(device)).float().cpu() for part in z.split(batch)])
-
-
-def errors_at(model: VAE, images: Tensor, z: Tensor) -> Tensor:
-    """The reconstruction error of every uint8 image decoded from its latent vector, (N,)."""
-    return reconstruction_error(model.recipe, logits_at(model, z), as_pixels(images))
-
 
 # ---- Q2: gradients
 
@@ -81,82 +70,6 @@ def pulls(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Ge
         outward -= (mu * slope).sum(1) / n
         against += (shift * slope).sum(1) / n
     return outward, against
-
-
-# ---- Q3: noise
-
-
-def noise_cost(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Generator,
-               n: int = 8) -> Tensor:
-    """E f(mu + sigma eps) - f(mu), the nats that the noise costs each reconstruction, (N,)."""
-    noisy = sum(errors_at(model, images, draw_codes(mu, logvar, draw)) for _ in range(n)) / n
-    return noisy - errors_at(model, images, mu)
-
-
-# ---- Q4: overlap
-
-
-def posterior_distances(mu: Tensor, logvar: Tensor, block: int = 8) -> Tensor:
-    """-ln of the overlap of every two posteriors, (N, N), infinite between one and itself."""
-    variance, quarter = logvar.exp(), logvar.sum(1) / 4
-    found = torch.empty(len(mu), len(mu))
-    for i in range(0, len(mu), block):                  # a block of rows, from the diagonal on
-        rows = slice(i, i + block)
-        both = variance[rows, None] + variance[i:]
-        part = (mu[rows, None] - mu[i:]).square_().div_(both).mul_(0.25)
-        part = part.add_(both.div_(2).log_(), alpha=0.5).sum(-1)
-        part = part - quarter[rows, None] - quarter[i:]
-        found[rows, i:], found[i:, rows] = part, part.T
-    return found.fill_diagonal_(math.inf)
-
-
-def nearest_among(distances: Tensor, n: int) -> float:
-    """The median distance to the nearest one, where every n in a row are on their own."""
-    groups = [distances[i:i + n, i:i + n] for i in range(0, len(distances) - n + 1, n)]
-    return torch.cat([group.min(1).values for group in groups]).median().item()
-
-
-def overlap_and_change(model: VAE, mu: Tensor, logvar: Tensor,
-                       draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For pairs from near to far: -ln of the posteriors' overlap, and the root mean square change
-    of the decoding, (N,) each."""
-    order = torch.cdist(mu, mu).fill_diagonal_(-1.0).argsort(1)[:, 1:]      # itself comes first
-    most = torch.tensor(float(order.shape[1])).log()
-    rank = (torch.rand(len(mu), 1, generator=draw) * most).exp().long() - 1
-    other = order.gather(1, rank.clamp(min=0)).squeeze(1)
-    distance = measures.posterior_distance(mu, logvar, mu[other], logvar[other])
-    change = (decode_set(model, mu) - decode_set(model, mu[other])).square().mean((1, 2, 3)).sqrt()
-    return distance, change
-
-
-# ---- plots
-
-
-def plot_gradients(estimates: dict[str, Tensor]):
-    """Spread over draws (n,) of several estimators of one component of a gradient."""
-    figure, axes = new_figure(width=7, height=2.8)
-    axes.boxplot([v.numpy() for v in estimates.values()], orientation="horizontal", whis=(1, 99),
-                 tick_labels=list(estimates), showfliers=False, widths=0.6,
-                 medianprops={"color": STYLES["fc"][0]})
-    axes.set(xscale="symlog", title="One gradient, estimated from one draw in three ways",
-             xlabel="one draw's estimate of one component, nats per unit (symlog)")
-    return figure
-
-
-def plot_code(kl: Tensor, lines: dict[str, float], distance: Tensor, change: Tensor):
-    """KL by dimension, sorted (d,); change of decodings against distance of posteriors (n,)."""
-    figure, (left, right) = new_figure(2, width=9)
-    left.bar(range(1, len(kl) + 1), kl.numpy(), width=1.0, color=STYLES["conv"][0])
-    for (label, at), dash in zip(lines.items(), ("--", ":"), strict=False):
-        left.axvline(at, color=STYLES["fc"][0], ls=dash, label=label)
-    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats",
-             title="What each dimension costs")
-    left.legend(fontsize=8)
-    right.scatter(distance.numpy(), change.numpy(), s=3, alpha=0.4, color=STYLES["conv"][0],
-                  linewidths=0)
-    right.set(xlabel="distance of the posteriors, −ln overlap", xscale="log",
-              ylabel="change of the decoding, RMS", title="The nearer two codes, the more alike")
-    return figure
 
 
 # ---- the chapter
@@ -194,7 +107,7 @@ class Chapter:
     @cached_property
     def distances(self) -> dict[str, Tensor]:
         """-ln overlap of every two posteriors, (N, N), for three weights of the KL."""
-        return {label: posterior_distances(*self.codes[label])
+        return {label: measures.posterior_distances(*self.codes[label])
                 for label in ("VAE", "β = 0.1", "β = 0")}
 
     def models(self) -> Table:
@@ -282,12 +195,24 @@ class Chapter:
                 "score function": draws.score}
 
     def gradient_spread(self) -> Figure:
-        """Single draws of all three, in the dimension whose gradient is largest."""
-        dim = self.gradients.pathwise.mean(0).abs().argmax()
-        draws = {name.replace(", ", "\n"): g[:, dim] for name, g in self.estimators.items()}
-        return self.lab.figure(plot_gradients(draws), "q2-gradients",
-                               "Spread of single-draw gradient estimates, narrow for pathwise, "
-                               "wider for the score function with a baseline, widest without")
+        """Running means of all three over more and more draws, where the gradient is largest."""
+        dim, run = self.gradients.pathwise.mean(0).abs().argmax(), self.demo["VAE"]
+        found = {name: measures.running_means(g[:, dim]) for name, g in self.estimators.items()}
+        last = {name: finite(error[-1]) or 1.0 for name, (_, error) in found.items()}
+        for key, error in zip(("pathwise", "baseline", "score"), last.values(), strict=True):
+            self.keep(f"q2.error_{key}", error, "nats per unit", run,
+                      f"of a mean of {len(self.gradients.pathwise)} draws")
+        known = self.keep("q2.gradient", found["pathwise"][0][-1], "nats per unit", run,
+                          "largest component, pathwise, all draws")
+        *near, far = found
+        panels = {"Pathwise, and score function with baseline": {n: found[n] for n in near},
+                  "Score function without: another scale": {far: found[far]}}
+        reach = {title: 8 * last[max(inside, key=last.get)] for title, inside in panels.items()}
+        return self.lab.figure(
+            plot_running(panels, known or 0.0, reach), "q2-gradients",
+            "Running means of three estimates of one gradient over 2,000 draws, with a band of one "
+            "standard error: pathwise is narrow at once, the score function with a baseline "
+            "narrows slowly, without one its axis is many times as long")
 
     def gradient_table(self) -> Table:
         """Variances, and how far the means of the same draws are from the pathwise ones."""
@@ -422,7 +347,7 @@ class Chapter:
             units = {t: measures.active_units(kl, t) for t in (0.01, 0.1)}
             self.keep(f"{key}.active", units[0.01], "dimensions", run, "above 0.01 nats")
             self.keep(f"{key}.active_tenth", units[0.1], "dimensions", run, "above 0.1 nats")
-            near = nearest_among(self.distances[label], len(kl))
+            near = measures.nearest_among(self.distances[label], len(kl))
             rows.append({"model": label, "KL": kl.sum(1).mean().item(),
                          "dimensions above 0.01 nats": units[0.01], "above 0.1": units[0.1],
                          "degrees of freedom": self.keep(
@@ -440,7 +365,7 @@ class Chapter:
         for n in (total // 8, total // 4, total // 2, total):
             row = {"images": n, "ln N": math.log(n)}
             for label in ("VAE", "β = 0.1"):
-                row[label] = finite(nearest_among(self.distances[label], n))
+                row[label] = finite(measures.nearest_among(self.distances[label], n))
             self.keep(f"q4.near_of_{n}", row["VAE"], "nats", self.demo["VAE"], "median")
             rows.append(row)
         self.keep("q4.ln_n", math.log(total), "nats", note=f"of {total} test images")
