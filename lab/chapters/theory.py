@@ -12,17 +12,22 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from lab import density, measures
-from lab.chapters.theory_plots import plot_code, plot_running
+from lab.chapters.theory_plots import plot_code, plot_map, plot_running
+from lab.codes import two_sample_auc
 from lab.examine import (
+    curvature_law,
+    curvatures,
+    errors_at,
     logits_at,
     noise_cost,
     overlap_and_change,
+    shaken,
     texture,
 )
 from lab.judge import blur_shown
 from lab.runs import Run
 from lab.session import Lab
-from lab.show import Figure, Table, finite
+from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, draw_codes, draw_images, draw_prior, encode_set, generator
 from vae_helpers import (
     VAE,
@@ -36,6 +41,10 @@ from vae_helpers import (
 DEMO = {"VAE": "small", "β = 0": "small-beta0", "autoencoder": "small-ae",
         "averaged": "small-mean", "β = 0.1": "small-sharp"}
 IMAGES = 2_000          # test images whose codes are looked at
+FITTED = 10_000         # training images whose codes a density is fitted to
+NOISES = {"0": 0.0, "quarter": 0.25, "half": 0.5, "1": 1.0, "2": 2.0}    # shares of a spread
+PRIOR, FIT = "N(0, I)", "a Gaussian fitted to training images' codes"
+HOLDS = 0.1             # the law of the curvature holds if its slope is as near to 1 as this
 
 # ---- Q2: gradients
 
@@ -270,6 +279,108 @@ class Chapter:
         return Table(rows, {"β": "g", "degrees of freedom": ".1f", "noise costs": ".2f",
                             "±": ".2f", "β/2 for each degree": ".2f"})
 
+    def curvature(self) -> Table:
+        """Whether posterior variances are beta / (beta + H_jj), with H measured: the slope of their
+        logarithms over dimensions, which is 1 where the law holds."""
+        rows, n = [], min(64, len(self.images) // 30)   # two decodings for each image and dimension
+        for label, key in (("VAE", "q3"), ("β = 0.1", "q3.sharp")):
+            run, (mu, logvar) = self.demo[label], (t[:n] for t in self.codes[label])
+            measured = curvatures(run.model, self.images[:n], mu, logvar)
+            law = curvature_law(measured, logvar, run.recipe.beta)
+            slope = self.keep(f"{key}.law_slope", law.slope, "", run,
+                              f"{n} test images; holds within {HOLDS} of 1")
+            self.keep(f"{key}.law_error", law.error, "", run)
+            self.keep(f"{key}.law_correlation", law.correlation, "", run)
+            rows.append({"model": label, "β": run.recipe.beta, "images": len(mu), "slope": slope,
+                         "±": finite(law.error), "correlation": finite(law.correlation),
+                         "within 1.0 ± 0.1": None if slope is None else
+                         "yes" if abs(slope - 1) <= HOLDS else "no"})
+        return Table(rows, {"β": "g", "slope": ".3f", "±": ".3f", "correlation": ".3f"})
+
+    @cached_property
+    def spreads(self) -> dict[str, dict[str, Tensor]]:
+        """By kind of noise and model, what makes noise of a model's own scale (d, d): the standard
+        deviation of each dimension of its codes, or the square root of their covariance."""
+        codes = {label: self.codes[label][0] for label in ("VAE", "autoencoder")}
+        return {"each dimension by itself": {k: mu.std(0).diag() for k, mu in codes.items()},
+                "as the codes vary together": {
+                    k: measures.symmetric_root(measures.gaussian_fit(mu).covariance)
+                    for k, mu in codes.items()}}
+
+    def robust(self, n: int = 8) -> Figure:
+        """Test images decoded from codes with more and more noise, by the VAE and autoencoder."""
+        images = as_pixels(self.images[:n])
+        white, rows = torch.ones_like(images[:1]), {}
+        rows["original"] = torch.cat([images, white, images])
+        for scale in NOISES.values():
+            left, right = (decode_set(self.demo[label].model, shaken(
+                self.codes[label][0][:n], spread, scale, self._draw("robust")))
+                for label, spread in self.spreads["each dimension by itself"].items())
+            rows[f"s = {scale:g}"] = torch.cat([left, white, right])
+        title = "Decoded from μ + s × noise of each dimension's own standard deviation over images"
+        drawn = labelled_rows(rows, title, ("VAE", "autoencoder"), zoom=2, label=80)
+        return self.lab.figure(
+            drawn, "q3-robust", f"{n} test images decoded by the VAE, left, and the autoencoder, "
+            "right, with more and more noise in the code: the VAE's stay smooth while they lose "
+            "the image, the autoencoder's break up into speckle", picture=True)
+
+    def robustness(self, n: int = 1_000) -> Table:
+        """What noise of the codes' own scale does to the reconstruction of both models."""
+        images, rows = self.images[:n], []
+        floor = measures.entropy_floor(images)
+        for (kind, spread), noise in zip(self.spreads.items(), ("", "shaped_"), strict=True):
+            for word, scale in NOISES.items():
+                above = [errors_at(self.demo[label].model, images, shaken(
+                    self.codes[label][0][:n], root, scale, self._draw("robust"))) - floor
+                    for label, root in spread.items()]
+                for key, nats in zip(("vae", "ae"), above, strict=True):
+                    self.keep(f"q3.robust_{noise}{key}_{word}", nats.mean(), "nats above the floor",
+                              self.demo["VAE" if key == "vae" else "autoencoder"])
+                gap, error = measures.mean_and_error(above[0] - above[1])
+                rows.append({"noise": kind, "s": scale, "VAE": finite(above[0].mean()),
+                             "autoencoder": finite(above[1].mean()),
+                             "VAE less autoencoder": finite(gap), "±": finite(error)})
+        return Table(rows, {"s": "g", "VAE": ",.0f", "autoencoder": ",.0f",
+                            "VAE less autoencoder": "+,.0f", "±": ",.1f"})
+
+    def two_sample(self) -> Table:
+        """How well a classifier tells test images' codes from a density that one would sample."""
+        rows = []
+        for key, (codes, told_from, a, b) in (self._vae_codes() | self._ae_codes()).items():
+            auc, error = two_sample_auc(a, b)
+            run = self.demo["VAE" if key.startswith("vae") else "autoencoder"]
+            self.keep(f"q3.auc_{key}", auc, "", run, "½ if codes and draws are of one density")
+            self.keep(f"q3.auc_{key}_error", error, "", run)
+            rows.append({"codes": codes, "dimensions": a.shape[1], "told from": told_from,
+                         "AUC": auc, "±": error})
+        return Table(rows, {"AUC": ".3f", "±": ".3f"})
+
+    def _vae_codes(self) -> dict[str, tuple[str, str, Tensor, Tensor]]:
+        """What is told from what: two names, codes and as many draws, also without the dimensions
+        that are hardly used: those are noise, in which a difference of the others would drown."""
+        draw, (mu, logvar) = self._draw("two samples"), self.codes["VAE"]
+        used = measures.live(self.kl["VAE"], 0.1)
+        train = encode_set(self.demo["VAE"].model, self.lab.cifar.train.images[:FITTED])
+        n, z, prior = len(mu), draw_codes(mu, logvar, draw), torch.randn(mu.shape, generator=draw)
+        fitted = measures.aggregate_posterior(*train).sample(n, draw)
+        means = measures.gaussian_fit(train[0]).sample(n, draw)
+        every, name = "VAE, z ~ q(z|x)", "VAE, above 0.1 nats"
+        return {"vae": (every, PRIOR, z, prior), "vae_fitted": (every, FIT, z, fitted),
+                "vae_used": (name, PRIOR, z[:, used], prior[:, used]),
+                "vae_used_fitted": (name, FIT, z[:, used], fitted[:, used]),
+                "vae_used_means": (f"{name}, μ without noise", FIT, mu[:, used], means[:, used])}
+
+    def _ae_codes(self) -> dict[str, tuple[str, str, Tensor, Tensor]]:
+        """The same for the autoencoder, and last two sets of draws of one density."""
+        draw, codes = self._draw("two samples, autoencoder"), self.codes["autoencoder"][0]
+        train = encode_set(self.demo["autoencoder"].model, self.lab.cifar.train.images[:FITTED])[0]
+        n, fitted = len(codes), measures.gaussian_fit(train)
+        again = measures.gaussian_fit(fitted.sample(len(train), draw))
+        return {"ae": ("autoencoder", PRIOR, codes, torch.randn(codes.shape, generator=draw)),
+                "ae_fitted": ("autoencoder", FIT, codes, fitted.sample(n, draw)),
+                "null": ("draws from that Gaussian: ½ is right", "one fitted to other such draws",
+                         fitted.sample(n, draw), again.sample(n, draw))}
+
     @cached_property
     def samples(self) -> dict[str, Tensor]:
         """As many samples as there are test images, by model and density."""
@@ -334,6 +445,27 @@ class Chapter:
                                "Left: KL by latent dimension, sorted, and two counts of degrees of "
                                "freedom. Right: decodings differ more the less two "
                                "posteriors overlap")
+
+    def map(self, n: int = 12, reach: float = 3.0) -> Figure:
+        """The plane of the two dimensions of highest KL: decodings of a grid, the others at 0, and
+        beside it where test images lie, in colours the three classes farthest out."""
+        run, mu, kl = self.demo["VAE"], self.codes["VAE"][0], self.kl["VAE"].mean(0)
+        across, up = dims = kl.argsort(descending=True)[:2].tolist()
+        self.keep("q4.map_share", kl[dims].sum() / kl.sum(), "of the KL", run)
+        steps, z = torch.linspace(-reach, reach, n), torch.zeros(n * n, mu.shape[1])
+        z[:, across], z[:, up] = steps.repeat(n), steps.flip(0).repeat_interleave(n)
+        points, names = mu[:, dims], self.lab.cifar.test.label_names
+        labels = self.lab.cifar.test.labels[:len(mu)]
+        centres = {k: points[labels == k].mean(0) for k in labels.unique().tolist()}
+        out = sorted(centres, key=lambda k: -(centres[k] - points.mean(0)).norm().item())[:3]
+        words = tuple(f"dimension {d}, {kl[d].item():.1f} nats" for d in dims)
+        drawn = plot_map(tile(decode_set(run.model, z), n, zoom=1, gap=0), reach * n / (n - 1),
+                         points, labels, {k: names[k] for k in out}, words)
+        return self.lab.figure(
+            drawn, "q4-map", f"Left: {n}×{n} decodings over the two dimensions of highest KL, a "
+            "blob that changes evenly from dark to light against its ground. Right: one round "
+            "cloud of test images' means; three classes in colours lie a little off its middle "
+            "and overlap", picture=True)
 
     def price(self) -> Table:
         """What the weight of the KL does to the code, beside the linear prediction."""

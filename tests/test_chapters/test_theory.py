@@ -175,9 +175,9 @@ def chapter(tmp_path_factory):
     return theory.Chapter(lab, scale.Chapter(lab))
 
 
-TABLES = ("models", "kl_twice", "density", "gradient_table", "balance", "noise", "sample_table",
-          "price", "crowding", "averaging")
-FIGURES = ("beta_zero", "gradient_spread", "autoencoder", "code")
+TABLES = ("models", "kl_twice", "density", "gradient_table", "balance", "noise", "curvature",
+          "robustness", "two_sample", "sample_table", "price", "crowding", "averaging")
+FIGURES = ("beta_zero", "gradient_spread", "robust", "autoencoder", "code", "map")
 
 
 @pytest.mark.parametrize("name", TABLES + FIGURES)
