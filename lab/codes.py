@@ -1,5 +1,5 @@
-"""What latent codes tell: which dimensions of two models correspond, what probes read in them, and
-what an edit of a code changes."""
+"""What latent codes tell: which dimensions of two models correspond, what probes read in them,
+whether they come from a density, and what an edit of a code changes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from joblib import Parallel, delayed
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -230,6 +231,48 @@ def read(probes: dict[str, Probe], codes: Tensor, labels: Tensor,
 def mean_auc(readings: dict[str, Reading]) -> Tensor:
     """Each face's part (N,) in the mean AUC over attributes."""
     return torch.stack([reading.parts for reading in readings.values()]).mean(0)
+
+
+# ---- whether codes come from a density
+
+
+def whitening(points: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map to the axes of the points' covariance, each at unit spread, and its norm beside
+    them, which no affine map of the points changes. Axes without spread are left out."""
+    points = points.double()
+    mean, (spread, axes) = points.mean(0), torch.linalg.eigh(points.T.cov())
+    kept = spread > 1e-9 * spread[-1].clamp(min=1e-300)
+    axes = axes[:, kept] / spread[kept].sqrt()
+
+    def map_to(codes: Tensor) -> Tensor:
+        white = (codes.double() - mean) @ axes
+        return torch.cat([white, white.norm(dim=1, keepdim=True)], 1)
+
+    return map_to
+
+
+def two_sample_auc(codes: Tensor, draws: Tensor) -> tuple[float | None, float | None]:
+    """How well boosted trees tell codes (N, d) from a density's draws (M, d): the AUC on the halves
+    that they never saw, and DeLong's error; ½ if both are of one density. None for too few.
+
+    The trees see where a code lies on each axis and how far out it is, so that equal means and
+    covariances do not hide another shape.
+    """
+    (seen, held), (seen_draws, held_draws) = (t.tensor_split(2) for t in (codes, draws))
+    if not codes.shape[1] or min(len(seen), len(seen_draws)) < codes.shape[1] + 2:
+        return None, None
+    features = whitening(torch.cat([seen, seen_draws]))
+
+    def both(a: Tensor, b: Tensor) -> tuple[np.ndarray, Tensor]:
+        is_code = torch.cat([torch.ones(len(a)), torch.zeros(len(b))]).bool()
+        return features(torch.cat([a, b])).numpy(), is_code
+
+    (x, is_code), (x_held, is_held) = both(seen, seen_draws), both(held, held_draws)
+    with threadpool_limits(1):                          # the same trees whatever their number
+        trees = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, random_state=0)
+        scores = trees.fit(x, is_code.numpy()).decision_function(x_held)
+    return tuple(map(finite, measures.mean_and_error(
+        auc_parts(torch.from_numpy(scores), is_held))))
 
 
 # ---- what an edit changes

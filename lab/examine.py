@@ -15,7 +15,15 @@ from lab.eigen import blocks
 from lab.measures import RateDistortion, Spectrum, mean_and_error
 from lab.runs import Run
 from lab.show import finite
-from lab.training import autocast, batch_of, decode_set, encode_set, generator, usable
+from lab.training import (
+    autocast,
+    batch_of,
+    decode_set,
+    draw_codes,
+    encode_set,
+    generator,
+    usable,
+)
 from vae_helpers import VAE, as_pixels, elbo_terms, kl_divergence, reconstruction_error
 
 # ---- images
@@ -118,6 +126,92 @@ def linear_on(known: Spectrum, scores: Scores, sigma2: float, latent: int) -> tu
     spent = (values - sigma2) / values ** 2 * squares + best.variances - 1 - best.variances.log()
     lost = (sigma2 / values) ** 2 * squares + (values - sigma2) * best.variances
     return spent.sum().item() / 2, scores.total + (lost - squares).sum().item()
+
+
+# ---- what a code costs
+
+
+@torch.no_grad()
+def logits_at(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
+    """Logits (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
+    device = next(model.parameters()).device
+    return torch.cat([model.decode(part.to(device)).float().cpu() for part in z.split(batch)])
+
+
+def errors_at(model: VAE, images: Tensor, z: Tensor) -> Tensor:
+    """The reconstruction error of every uint8 image decoded from its latent vector, (N,)."""
+    return reconstruction_error(model.recipe, logits_at(model, z), as_pixels(images))
+
+
+def noise_cost(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Generator,
+               n: int = 8) -> Tensor:
+    """E f(mu + sigma eps) - f(mu), the nats that the noise costs each reconstruction, (N,)."""
+    noisy = sum(errors_at(model, images, draw_codes(mu, logvar, draw)) for _ in range(n)) / n
+    return noisy - errors_at(model, images, mu)
+
+
+def shaken(mu: Tensor, shape: Tensor, scale: float, draw: torch.Generator) -> Tensor:
+    """Codes (N, d) with noise of `scale` times the covariance's square root `shape` (d, d)."""
+    return mu + scale * (torch.randn(mu.shape, generator=draw) @ shape.to(mu))
+
+
+def curvatures(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """The reconstruction's second derivative along every dimension at mu, (N, d).
+
+    Taken as a second difference over one posterior standard deviation to either side.
+    """
+    sigma, both = (logvar / 2).exp(), images.repeat(2, 1, 1, 1)
+    centre, found = errors_at(model, images, mu), torch.empty(mu.shape, dtype=torch.float64)
+    for j in range(mu.shape[1]):
+        step = torch.zeros_like(mu)
+        step[:, j] = sigma[:, j]
+        up, down = errors_at(model, both, torch.cat([mu + step, mu - step])).double().chunk(2)
+        found[:, j] = (up + down - 2 * centre.double()) / sigma[:, j].double() ** 2
+    return found
+
+
+class Law(NamedTuple):
+    """How far sigma_j² = beta / (beta + H_jj) holds."""
+
+    slope: float  # of -ln sigma² on ln(1 + H / beta) over dimensions, through the origin; 1
+    error: float  # the slope's standard error, from leaving out one image at a time
+    correlation: float  # of the same two over dimensions
+
+
+def curvature_law(curvature: Tensor, logvar: Tensor, beta: float) -> Law:
+    """The measured variances (N, d) beside those that the curvature (N, d) foretells.
+
+    Both sides are averaged over images first, 1 / sigma² on the left and H on the right, in which
+    the law is linear. In logarithms a dimension that is not used lies at the origin, where it
+    lifts nothing; among the variances themselves it would lie at (1, 1) and hold the line there.
+    """
+    precision, n = logvar.double().neg().exp(), len(logvar)
+    if n < 2:
+        return Law(math.nan, math.nan, math.nan)
+
+    def logs(curvature: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+        return (1 + curvature.clamp(min=0) / beta).log(), precision.log()
+
+    def slope(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).sum(-1) / x.square().sum(-1)
+
+    x, y = logs(curvature.mean(0), precision.mean(0))
+    without = slope(*logs(*((t.sum(0) - t) / (n - 1) for t in (curvature, precision))))
+    error = (without.var(unbiased=False) * (n - 1)).sqrt()
+    return Law(slope(x, y).item(), error.item(), torch.corrcoef(torch.stack([x, y]))[0, 1].item())
+
+
+def overlap_and_change(model: VAE, mu: Tensor, logvar: Tensor,
+                       draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For pairs from near to far: -ln of the posteriors' overlap, and the root mean square change
+    of the decoding, (N,) each."""
+    order = torch.cdist(mu, mu).fill_diagonal_(-1.0).argsort(1)[:, 1:]      # itself comes first
+    most = torch.tensor(float(order.shape[1])).log()
+    rank = (torch.rand(len(mu), 1, generator=draw) * most).exp().long() - 1
+    other = order.gather(1, rank.clamp(min=0)).squeeze(1)
+    distance = measures.posterior_distance(mu, logvar, mu[other], logvar[other])
+    change = (decode_set(model, mu) - decode_set(model, mu[other])).square().mean((1, 2, 3)).sqrt()
+    return distance, change
 
 
 # ---- what a dimension moves

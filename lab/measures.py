@@ -25,6 +25,16 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), (values.std() / math.sqrt(len(values))).item()
 
 
+def running_means(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of the first 1, 2, ... of n values and its standard error, (n,) each; the first
+    error is not a number."""
+    values, n = values.detach().double(), torch.arange(1, len(values) + 1)
+    apart = values - values.mean()                      # so that squares do not cancel
+    mean = apart.cumsum(0) / n
+    variance = (apart.square().cumsum(0) - n * mean.square()).clamp(min=0) / (n - 1)
+    return values.mean() + mean, (variance / n).sqrt()
+
+
 # ---- floors and ceilings of a loss
 
 
@@ -277,6 +287,26 @@ def posterior_distance(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: T
     mean_variance = (logvar_a.exp() + logvar_b.exp()) / 2
     spread = mean_variance.log() - (logvar_a + logvar_b) / 2
     return ((mu_a - mu_b).square() / (8 * mean_variance) + spread / 2).sum(-1)
+
+
+def posterior_distances(mu: Tensor, logvar: Tensor, block: int = 8) -> Tensor:
+    """-ln of the overlap of every two posteriors, (N, N), infinite between one and itself."""
+    variance, quarter = logvar.exp(), logvar.sum(1) / 4
+    found = torch.empty(len(mu), len(mu))
+    for i in range(0, len(mu), block):                  # a block of rows, from the diagonal on
+        rows = slice(i, i + block)
+        both = variance[rows, None] + variance[i:]
+        part = (mu[rows, None] - mu[i:]).square_().div_(both).mul_(0.25)
+        part = part.add_(both.div_(2).log_(), alpha=0.5).sum(-1)
+        part = part - quarter[rows, None] - quarter[i:]
+        found[rows, i:], found[i:, rows] = part, part.T
+    return found.fill_diagonal_(math.inf)
+
+
+def nearest_among(distances: Tensor, n: int) -> float:
+    """The median distance to the nearest one, where every n in a row are on their own."""
+    groups = [distances[i:i + n, i:i + n] for i in range(0, len(distances) - n + 1, n)]
+    return torch.cat([group.min(1).values for group in groups]).median().item()
 
 
 class Gradients(NamedTuple):

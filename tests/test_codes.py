@@ -267,3 +267,51 @@ def test_a_face_that_has_it_is_moved_back_and_counts_alike(model):
     found = ask.effect(model, mu, torch.tensor([True, False]), step, readers,
                        readers(decode_set(model, mu)))
     assert torch.allclose(found, step.expand(2, 3), atol=1e-3)
+
+
+# ---- whether codes come from a density
+
+
+def mixed(n=8, seed=5):
+    """An affine map of n dimensions that stretches some of them ten times as far as others."""
+    matrix = torch.linalg.qr(normal(n, n, seed=seed)).Q * torch.logspace(-1, 0, n)
+    return lambda codes: codes @ matrix + 3
+
+
+def whitened_shapes(n=2_000):
+    """Codes of mean 0 and covariance 1 that are not Gaussian: two clusters, and Laplace's."""
+    signs = torch.where(normal(n, 8, seed=1) > 0, 0.9, -0.9)
+    uniform = torch.rand(n, 8, generator=generator(2)) - 0.5
+    return {"clusters": signs + (1 - 0.9 ** 2) ** 0.5 * normal(n, 8, seed=3),
+            "laplace": -uniform.sign() * (1 - 2 * uniform.abs()).log() / 2 ** 0.5}
+
+
+@pytest.mark.parametrize("n", [8, 128])
+def test_codes_of_the_density_itself_are_not_told_from_it(n):
+    auc, error = ask.two_sample_auc(normal(2_000, n), normal(2_000, n, seed=9))
+    assert abs(auc - 0.5) < 3 * error < 0.05
+
+
+def test_a_shift_is_seen_and_so_is_another_shape_of_equal_mean_and_covariance():
+    draws = normal(2_000, 8, seed=9)
+    assert ask.two_sample_auc(normal(2_000, 8) + 1.5, draws)[0] > 0.97
+    for name, codes in whitened_shapes().items():
+        auc, error = ask.two_sample_auc(codes, draws)
+        assert auc > 0.5 + 5 * error, name
+
+
+def test_an_affine_map_of_codes_and_density_changes_little():
+    move, draws = mixed(), normal(2_000, 8, seed=9)
+    for codes in (normal(2_000, 8), *whitened_shapes().values()):
+        (plain, error), (moved, _) = (ask.two_sample_auc(*both) for both in (
+            (codes, draws), (move(codes), move(draws))))
+        assert abs(plain - moved) < 3 * error
+
+
+def test_two_samples_need_enough_codes_and_leave_out_constant_dimensions():
+    assert ask.two_sample_auc(normal(18, 8), normal(400, 8)) == (None, None)
+    assert ask.two_sample_auc(normal(400, 0), normal(400, 0)) == (None, None)
+    still = torch.cat([normal(400, 3), torch.ones(400, 2)], 1)
+    auc, error = ask.two_sample_auc(still, torch.cat([normal(400, 3, seed=1), still[:, 3:]], 1))
+    assert abs(auc - 0.5) < 3 * error
+    assert ask.two_sample_auc(torch.ones(40, 3), torch.ones(40, 3))[0] == 0.5

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 
 import vae_helpers as helpers
 from lab import measures
-from lab.chapters import theory
+from lab.chapters import theory_plots
 from lab.recipes import RECIPES
 from vae_helpers import (
     Recipe,
@@ -552,7 +552,7 @@ def test_rate_distortion_shows_the_curve_and_every_point():
 def test_code_shows_kl_by_dimension_and_change_by_distance():
     kl, distance = torch.tensor([3.0, 2.0, 0.1]), torch.tensor([0.1, 1.0, 10.0])
     change = torch.tensor([0.2, 0.3, 0.5])
-    left, right = theory.plot_code(kl, {"active": 2.5, "dof": 1.5}, distance, change).axes
+    left, right = theory_plots.plot_code(kl, {"active": 2.5, "dof": 1.5}, distance, change).axes
     assert [bar.get_height() for bar in left.patches] == pytest.approx(kl.tolist())
     assert {label: x for label, (x, _) in lines(left).items()} == {
         "active": [2.5, 2.5], "dof": [1.5, 1.5]}
@@ -573,11 +573,32 @@ def test_numbers_by_scale_are_those_given_with_their_levels(model):
     assert lines(figure.axes[1])["real"][1] == [6.5, 6.5] and "real" not in lines(figure.axes[0])
 
 
-def test_gradients_are_drawn_as_one_box_an_estimator():
-    estimates = {"pathwise": torch.randn(100, generator=generator()), "score": torch.ones(50)}
-    axes = theory.plot_gradients(estimates).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(estimates)
-    colour = helpers.STYLES["fc"][0]
-    medians = [line.get_xdata()[0] for line in axes.lines if line.get_color() == colour]
-    known = [values.double().quantile(0.5).item() for values in estimates.values()]
-    assert medians == pytest.approx(known)
+def test_running_means_are_drawn_with_their_bands_about_the_known_value():
+    n = torch.arange(1.0, 6)
+    near = {"pathwise": (n, n / 10), "baseline": (2 * n, n)}
+    panels = {"near": near, "far": {"score": (-n, 3 * n)}}
+    reach = {"near": 5.0, "far": 50.0}
+    figure = theory_plots.plot_running(panels, 1.5, reach)
+    for axes, (title, estimates) in zip(figure.axes, panels.items(), strict=True):
+        drawn = lines(axes)
+        assert axes.get_title() == title and drawn.pop("pathwise, all draws")[1] == [1.5, 1.5]
+        assert drawn == {name: ([1, 2, 3, 4, 5], mean.tolist())
+                         for name, (mean, _) in estimates.items()}
+        assert axes.get_ylim() == (1.5 - reach[title], 1.5 + reach[title])
+        bands = [band.get_datalim(axes.transData).intervaly.tolist() for band in axes.collections]
+        assert sorted(bands) == sorted([(mean - e).min().item(), (mean + e).max().item()]
+                                       for mean, e in estimates.values())
+
+
+def test_a_map_shows_its_sheet_pixel_for_pixel_and_every_point_in_its_place():
+    sheet = np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3)
+    points, labels = torch.randn(9, 2, generator=generator()), torch.arange(9) % 3
+    figure = theory_plots.plot_map(sheet, 3.5, points, labels, {2: "dog", 0: "cat"}, ("a", "b"))
+    grid, plane = figure.axes
+    assert np.array_equal(grid.images[0].get_array(), sheet)
+    assert grid.get_window_extent().bounds[2:] == pytest.approx((48, 48))
+    assert grid.get_xlim() == plane.get_xlim() == plane.get_ylim() == (-3.5, 3.5)
+    drawn = [found.get_offsets() for found in plane.collections]
+    for found, known in zip(drawn, (points, points[labels == 2], points[labels == 0]), strict=True):
+        np.testing.assert_allclose(found, known.numpy())
+    assert [text.get_text() for text in plane.get_legend().get_texts()] == ["dog", "cat"]

@@ -35,6 +35,15 @@ def planted_spectrum(eigenvalues, seed=0):
     return measures.Spectrum(eigenvalues, axes, mean, eigenvalues.sum().item(), 0.0)
 
 
+def test_running_means_are_those_of_every_beginning():
+    values = 1e6 + torch.randn(50, generator=generator(), dtype=torch.float64)
+    mean, error = measures.running_means(values)
+    for n in (2, 3, 17, 50):
+        known = measures.mean_and_error(values[:n])
+        assert (mean[n - 1].item(), error[n - 1].item()) == pytest.approx(known, rel=1e-9)
+    assert mean[0].item() == pytest.approx(values[0].item()) and error[0].isnan()
+
+
 # ---- floors and ceilings of a loss
 
 

@@ -301,6 +301,7 @@ class Chapter:
 
     def paths(self) -> Table:
         """The numbers of three ways between the same ends for every model, and made paths."""
+        self.similar()                                  # its numbers stand in the prose
         rows = []
         for key, (name, model, run) in self.models.items():
             ways = self.ways if key == "task2" else three_ways(model, self.test.images, self.PAIRS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from functools import cached_property
 
 import torch
@@ -12,18 +11,27 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from lab import density, measures
-from lab.examine import texture
+from lab.chapters.theory_plots import plot_code, plot_map, plot_running
+from lab.codes import two_sample_auc
+from lab.examine import (
+    curvature_law,
+    curvatures,
+    errors_at,
+    logits_at,
+    noise_cost,
+    overlap_and_change,
+    shaken,
+    texture,
+)
 from lab.judge import blur_shown
 from lab.runs import Run
 from lab.session import Lab
-from lab.show import Figure, Table, finite
+from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, draw_codes, draw_images, draw_prior, encode_set, generator
 from vae_helpers import (
-    STYLES,
     VAE,
     as_pixels,
     kl_divergence,
-    new_figure,
     picture,
     reconstruction_error,
     tile,
@@ -32,21 +40,10 @@ from vae_helpers import (
 DEMO = {"VAE": "small", "β = 0": "small-beta0", "autoencoder": "small-ae",
         "averaged": "small-mean", "β = 0.1": "small-sharp"}
 IMAGES = 2_000          # test images whose codes are looked at
-
-# ---- what a decoder says of a code
-
-
-@torch.no_grad()
-def logits_at(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
-    """Logits (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
-    device = next(model.parameters()).device
-    return torch.cat([model.decode(part.to(device)).float().cpu() for part in z.split(batch)])
-
-
-def errors_at(model: VAE, images: Tensor, z: Tensor) -> Tensor:
-    """The reconstruction error of every uint8 image decoded from its latent vector, (N,)."""
-    return reconstruction_error(model.recipe, logits_at(model, z), as_pixels(images))
-
+FITTED = 10_000         # training images whose codes a density is fitted to
+NOISES = {"0": 0.0, "quarter": 0.25, "half": 0.5, "1": 1.0, "2": 2.0}    # shares of a spread
+PRIOR, FIT = "N(0, I)", "a Gaussian fitted to training images' codes"
+HOLDS = 0.1             # the law of the curvature holds if its slope is as near to 1 as this
 
 # ---- Q2: gradients
 
@@ -81,82 +78,6 @@ def pulls(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Ge
         outward -= (mu * slope).sum(1) / n
         against += (shift * slope).sum(1) / n
     return outward, against
-
-
-# ---- Q3: noise
-
-
-def noise_cost(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Generator,
-               n: int = 8) -> Tensor:
-    """E f(mu + sigma eps) - f(mu), the nats that the noise costs each reconstruction, (N,)."""
-    noisy = sum(errors_at(model, images, draw_codes(mu, logvar, draw)) for _ in range(n)) / n
-    return noisy - errors_at(model, images, mu)
-
-
-# ---- Q4: overlap
-
-
-def posterior_distances(mu: Tensor, logvar: Tensor, block: int = 8) -> Tensor:
-    """-ln of the overlap of every two posteriors, (N, N), infinite between one and itself."""
-    variance, quarter = logvar.exp(), logvar.sum(1) / 4
-    found = torch.empty(len(mu), len(mu))
-    for i in range(0, len(mu), block):                  # a block of rows, from the diagonal on
-        rows = slice(i, i + block)
-        both = variance[rows, None] + variance[i:]
-        part = (mu[rows, None] - mu[i:]).square_().div_(both).mul_(0.25)
-        part = part.add_(both.div_(2).log_(), alpha=0.5).sum(-1)
-        part = part - quarter[rows, None] - quarter[i:]
-        found[rows, i:], found[i:, rows] = part, part.T
-    return found.fill_diagonal_(math.inf)
-
-
-def nearest_among(distances: Tensor, n: int) -> float:
-    """The median distance to the nearest one, where every n in a row are on their own."""
-    groups = [distances[i:i + n, i:i + n] for i in range(0, len(distances) - n + 1, n)]
-    return torch.cat([group.min(1).values for group in groups]).median().item()
-
-
-def overlap_and_change(model: VAE, mu: Tensor, logvar: Tensor,
-                       draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For pairs from near to far: -ln of the posteriors' overlap, and the root mean square change
-    of the decoding, (N,) each."""
-    order = torch.cdist(mu, mu).fill_diagonal_(-1.0).argsort(1)[:, 1:]      # itself comes first
-    most = torch.tensor(float(order.shape[1])).log()
-    rank = (torch.rand(len(mu), 1, generator=draw) * most).exp().long() - 1
-    other = order.gather(1, rank.clamp(min=0)).squeeze(1)
-    distance = measures.posterior_distance(mu, logvar, mu[other], logvar[other])
-    change = (decode_set(model, mu) - decode_set(model, mu[other])).square().mean((1, 2, 3)).sqrt()
-    return distance, change
-
-
-# ---- plots
-
-
-def plot_gradients(estimates: dict[str, Tensor]):
-    """Spread over draws (n,) of several estimators of one component of a gradient."""
-    figure, axes = new_figure(width=7, height=2.8)
-    axes.boxplot([v.numpy() for v in estimates.values()], orientation="horizontal", whis=(1, 99),
-                 tick_labels=list(estimates), showfliers=False, widths=0.6,
-                 medianprops={"color": STYLES["fc"][0]})
-    axes.set(xscale="symlog", title="One gradient, estimated from one draw in three ways",
-             xlabel="one draw's estimate of one component, nats per unit (symlog)")
-    return figure
-
-
-def plot_code(kl: Tensor, lines: dict[str, float], distance: Tensor, change: Tensor):
-    """KL by dimension, sorted (d,); change of decodings against distance of posteriors (n,)."""
-    figure, (left, right) = new_figure(2, width=9)
-    left.bar(range(1, len(kl) + 1), kl.numpy(), width=1.0, color=STYLES["conv"][0])
-    for (label, at), dash in zip(lines.items(), ("--", ":"), strict=False):
-        left.axvline(at, color=STYLES["fc"][0], ls=dash, label=label)
-    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats",
-             title="What each dimension costs")
-    left.legend(fontsize=8)
-    right.scatter(distance.numpy(), change.numpy(), s=3, alpha=0.4, color=STYLES["conv"][0],
-                  linewidths=0)
-    right.set(xlabel="distance of the posteriors, −ln overlap", xscale="log",
-              ylabel="change of the decoding, RMS", title="The nearer two codes, the more alike")
-    return figure
 
 
 # ---- the chapter
@@ -194,26 +115,14 @@ class Chapter:
     @cached_property
     def distances(self) -> dict[str, Tensor]:
         """-ln overlap of every two posteriors, (N, N), for three weights of the KL."""
-        return {label: posterior_distances(*self.codes[label])
+        return {label: measures.posterior_distances(*self.codes[label])
                 for label in ("VAE", "β = 0.1", "β = 0")}
-
-    def models(self) -> Table:
-        """What differs between the five, and where they end on the test images."""
-        floor, rows = self.scale.cifar.test_floor, []
-        for label, run in self.demo.items():
-            recipe, end = run.recipe, run.chosen
-            rows.append({"variant": label, "recipe": f"`{recipe.name}`",
-                         "weight of the KL": recipe.beta if recipe.noise else None,
-                         "noise": "yes" if recipe.noise else "no", "epochs": len(run.history),
-                         "reconstruction above the floor": end["test_reconstruction"] - floor,
-                         "KL": end["test_kl"] if recipe.noise else None})
-        return Table(rows, {"weight of the KL": ",g", "reconstruction above the floor": ".1f",
-                            "KL": ",.1f"})
 
     # ---- Q1
 
     def kl_twice(self, n: int = 50, draws: int = 2_000) -> Table:
         """The KL in closed form and by draws, of single posteriors and of their mixture."""
+        self.density()                                  # its numbers stand in the prose
         rows = []
         for label, key in (("VAE", "q1"), ("β = 0", "q1.beta0")):
             mu, logvar = self.codes[label]
@@ -282,12 +191,25 @@ class Chapter:
                 "score function": draws.score}
 
     def gradient_spread(self) -> Figure:
-        """Single draws of all three, in the dimension whose gradient is largest."""
-        dim = self.gradients.pathwise.mean(0).abs().argmax()
-        draws = {name.replace(", ", "\n"): g[:, dim] for name, g in self.estimators.items()}
-        return self.lab.figure(plot_gradients(draws), "q2-gradients",
-                               "Spread of single-draw gradient estimates, narrow for pathwise, "
-                               "wider for the score function with a baseline, widest without")
+        """Running means of all three over more and more draws, where the gradient is largest."""
+        self.gradient_table()                           # its numbers stand in the prose
+        dim, run = self.gradients.pathwise.mean(0).abs().argmax(), self.demo["VAE"]
+        found = {name: measures.running_means(g[:, dim]) for name, g in self.estimators.items()}
+        last = {name: finite(error[-1]) or 1.0 for name, (_, error) in found.items()}
+        for key, error in zip(("pathwise", "baseline", "score"), last.values(), strict=True):
+            self.keep(f"q2.error_{key}", error, "nats per unit", run,
+                      f"of a mean of {len(self.gradients.pathwise)} draws")
+        known = self.keep("q2.gradient", found["pathwise"][0][-1], "nats per unit", run,
+                          "largest component, pathwise, all draws")
+        *near, far = found
+        panels = {"Pathwise, and score function with baseline": {n: found[n] for n in near},
+                  "Score function without: another scale": {far: found[far]}}
+        reach = {title: 8 * last[max(inside, key=last.get)] for title, inside in panels.items()}
+        return self.lab.figure(
+            plot_running(panels, known or 0.0, reach), "q2-gradients",
+            "Running means of three estimates of one gradient over 2,000 draws, with a band of one "
+            "standard error: pathwise is narrow at once, the score function with a baseline "
+            "narrows slowly, without one its axis is many times as long")
 
     def gradient_table(self) -> Table:
         """Variances, and how far the means of the same draws are from the pathwise ones."""
@@ -345,6 +267,110 @@ class Chapter:
         return Table(rows, {"β": "g", "degrees of freedom": ".1f", "noise costs": ".2f",
                             "±": ".2f", "β/2 for each degree": ".2f"})
 
+    def curvature(self) -> Table:
+        """Whether posterior variances are beta / (beta + H_jj), with H measured: the slope of their
+        logarithms over dimensions, which is 1 where the law holds."""
+        self.noise()                                    # its numbers stand in the prose
+        rows, n = [], min(64, len(self.images) // 30)   # two decodings for each image and dimension
+        for label, key in (("VAE", "q3"), ("β = 0.1", "q3.sharp")):
+            run, (mu, logvar) = self.demo[label], (t[:n] for t in self.codes[label])
+            measured = curvatures(run.model, self.images[:n], mu, logvar)
+            law = curvature_law(measured, logvar, run.recipe.beta)
+            slope = self.keep(f"{key}.law_slope", law.slope, "", run,
+                              f"{n} test images; holds within {HOLDS} of 1")
+            self.keep(f"{key}.law_error", law.error, "", run)
+            self.keep(f"{key}.law_correlation", law.correlation, "", run)
+            rows.append({"model": label, "β": run.recipe.beta, "images": len(mu), "slope": slope,
+                         "±": finite(law.error), "correlation": finite(law.correlation),
+                         "within 1.0 ± 0.1": None if slope is None else
+                         "yes" if abs(slope - 1) <= HOLDS else "no"})
+        return Table(rows, {"β": "g", "slope": ".3f", "±": ".3f", "correlation": ".3f"})
+
+    @cached_property
+    def spreads(self) -> dict[str, dict[str, Tensor]]:
+        """By kind of noise and model, what makes noise of a model's own scale (d, d): the standard
+        deviation of each dimension of its codes, or the square root of their covariance."""
+        codes = {label: self.codes[label][0] for label in ("VAE", "autoencoder")}
+        return {"each dimension by itself": {k: mu.std(0).diag() for k, mu in codes.items()},
+                "as the codes vary together": {
+                    k: measures.symmetric_root(measures.gaussian_fit(mu).covariance)
+                    for k, mu in codes.items()}}
+
+    def robust(self, n: int = 8) -> Figure:
+        """Test images decoded from codes with more and more noise, by the VAE and autoencoder."""
+        self.robustness()                               # its numbers stand in the prose
+        images = as_pixels(self.images[:n])
+        white, rows = torch.ones_like(images[:1]), {}
+        rows["original"] = torch.cat([images, white, images])
+        for scale in NOISES.values():
+            left, right = (decode_set(self.demo[label].model, shaken(
+                self.codes[label][0][:n], spread, scale, self._draw("robust")))
+                for label, spread in self.spreads["each dimension by itself"].items())
+            rows[f"s = {scale:g}"] = torch.cat([left, white, right])
+        title = "Decoded from μ + s × noise of each dimension's own standard deviation over images"
+        drawn = labelled_rows(rows, title, ("VAE", "autoencoder"), zoom=2, label=80)
+        return self.lab.figure(
+            drawn, "q3-robust", f"{n} test images decoded by the VAE, left, and the autoencoder, "
+            "right, with more and more noise in the code: the VAE's stay smooth while they lose "
+            "the image, the autoencoder's break up into speckle", picture=True)
+
+    def robustness(self, n: int = 1_000) -> Table:
+        """What noise of the codes' own scale does to the reconstruction of both models."""
+        images, rows = self.images[:n], []
+        floor = measures.entropy_floor(images)
+        for (kind, spread), noise in zip(self.spreads.items(), ("", "shaped_"), strict=True):
+            for word, scale in NOISES.items():
+                above = [errors_at(self.demo[label].model, images, shaken(
+                    self.codes[label][0][:n], root, scale, self._draw("robust"))) - floor
+                    for label, root in spread.items()]
+                for key, nats in zip(("vae", "ae"), above, strict=True):
+                    self.keep(f"q3.robust_{noise}{key}_{word}", nats.mean(), "nats above the floor",
+                              self.demo["VAE" if key == "vae" else "autoencoder"])
+                gap, error = measures.mean_and_error(above[0] - above[1])
+                rows.append({"noise": kind, "s": scale, "VAE": finite(above[0].mean()),
+                             "autoencoder": finite(above[1].mean()),
+                             "VAE less autoencoder": finite(gap), "±": finite(error)})
+        return Table(rows, {"s": "g", "VAE": ",.0f", "autoencoder": ",.0f",
+                            "VAE less autoencoder": "+,.0f", "±": ",.1f"})
+
+    def two_sample(self) -> Table:
+        """How well a classifier tells test images' codes from a density that one would sample."""
+        rows = []
+        for key, (codes, told_from, a, b) in (self._vae_codes() | self._ae_codes()).items():
+            auc, error = two_sample_auc(a, b)
+            run = self.demo["VAE" if key.startswith("vae") else "autoencoder"]
+            self.keep(f"q3.auc_{key}", auc, "", run, "½ if codes and draws are of one density")
+            self.keep(f"q3.auc_{key}_error", error, "", run)
+            rows.append({"codes": codes, "dimensions": a.shape[1], "told from": told_from,
+                         "AUC": auc, "±": error})
+        return Table(rows, {"AUC": ".3f", "±": ".3f"})
+
+    def _vae_codes(self) -> dict[str, tuple[str, str, Tensor, Tensor]]:
+        """What is told from what: two names, codes and as many draws, also without the dimensions
+        that are hardly used: those are noise, in which a difference of the others would drown."""
+        draw, (mu, logvar) = self._draw("two samples"), self.codes["VAE"]
+        used = measures.live(self.kl["VAE"], 0.1)
+        train = encode_set(self.demo["VAE"].model, self.lab.cifar.train.images[:FITTED])
+        n, z, prior = len(mu), draw_codes(mu, logvar, draw), torch.randn(mu.shape, generator=draw)
+        fitted = measures.aggregate_posterior(*train).sample(n, draw)
+        means = measures.gaussian_fit(train[0]).sample(n, draw)
+        every, name = "VAE, z ~ q(z|x)", "VAE, above 0.1 nats"
+        return {"vae": (every, PRIOR, z, prior), "vae_fitted": (every, FIT, z, fitted),
+                "vae_used": (name, PRIOR, z[:, used], prior[:, used]),
+                "vae_used_fitted": (name, FIT, z[:, used], fitted[:, used]),
+                "vae_used_means": (f"{name}, μ without noise", FIT, mu[:, used], means[:, used])}
+
+    def _ae_codes(self) -> dict[str, tuple[str, str, Tensor, Tensor]]:
+        """The same for the autoencoder, and last two sets of draws of one density."""
+        draw, codes = self._draw("two samples, autoencoder"), self.codes["autoencoder"][0]
+        train = encode_set(self.demo["autoencoder"].model, self.lab.cifar.train.images[:FITTED])[0]
+        n, fitted = len(codes), measures.gaussian_fit(train)
+        again = measures.gaussian_fit(fitted.sample(len(train), draw))
+        return {"ae": ("autoencoder", PRIOR, codes, torch.randn(codes.shape, generator=draw)),
+                "ae_fitted": ("autoencoder", FIT, codes, fitted.sample(n, draw)),
+                "null": ("draws from that Gaussian: ½ is right", "one fitted to other such draws",
+                         fitted.sample(n, draw), again.sample(n, draw))}
+
     @cached_property
     def samples(self) -> dict[str, Tensor]:
         """As many samples as there are test images, by model and density."""
@@ -358,6 +384,7 @@ class Chapter:
 
     def autoencoder(self) -> Figure:
         """Samples of the VAE and of the autoencoder, from the prior and from its own density."""
+        self.sample_table()                             # its numbers stand in the prose
         panels = {name: tile(images[:24], 6) for name, images in list(self.samples.items())[:3]}
         return self.lab.figure(picture(panels, "The same layers, with and without noise in the "
                                        "code"), "q3-autoencoder",
@@ -399,6 +426,7 @@ class Chapter:
     def code(self) -> Figure:
         """KL by dimension, and how far pairs of test images decode apart by their overlap."""
         run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
+        self.price()                                    # its numbers stand in the prose
         distance, change = overlap_and_change(run.model, mu, logvar, self._draw("pairs"))
         self.keep("q4.rank_correlation", spearmanr(distance, change)[0], "", run)
         linear = measures.linear_optimum(self.scale.cifar.spectrum, run.recipe.sigma2, mu.shape[1])
@@ -409,6 +437,27 @@ class Chapter:
                                "Left: KL by latent dimension, sorted, and two counts of degrees of "
                                "freedom. Right: decodings differ more the less two "
                                "posteriors overlap")
+
+    def map(self, n: int = 12, reach: float = 3.0) -> Figure:
+        """The plane of the two dimensions of highest KL: decodings of a grid, the others at 0, and
+        beside it where test images lie, in colours the three classes farthest out."""
+        run, mu, kl = self.demo["VAE"], self.codes["VAE"][0], self.kl["VAE"].mean(0)
+        across, up = dims = kl.argsort(descending=True)[:2].tolist()
+        self.keep("q4.map_share", kl[dims].sum() / kl.sum(), "of the KL", run)
+        steps, z = torch.linspace(-reach, reach, n), torch.zeros(n * n, mu.shape[1])
+        z[:, across], z[:, up] = steps.repeat(n), steps.flip(0).repeat_interleave(n)
+        points, names = mu[:, dims], self.lab.cifar.test.label_names
+        labels = self.lab.cifar.test.labels[:len(mu)]
+        centres = {k: points[labels == k].mean(0) for k in labels.unique().tolist()}
+        out = sorted(centres, key=lambda k: -(centres[k] - points.mean(0)).norm().item())[:3]
+        words = tuple(f"dimension {d}, {kl[d].item():.1f} nats" for d in dims)
+        drawn = plot_map(tile(decode_set(run.model, z), n, zoom=1, gap=0), reach * n / (n - 1),
+                         points, labels, {k: names[k] for k in out}, words)
+        return self.lab.figure(
+            drawn, "q4-map", f"Left: {n}×{n} decodings over the two dimensions of highest KL, a "
+            "blob that changes evenly from dark to light against its ground. Right: one round "
+            "cloud of test images' means; three classes in colours lie a little off its middle "
+            "and overlap", picture=True)
 
     def price(self) -> Table:
         """What the weight of the KL does to the code, beside the linear prediction."""
@@ -422,7 +471,7 @@ class Chapter:
             units = {t: measures.active_units(kl, t) for t in (0.01, 0.1)}
             self.keep(f"{key}.active", units[0.01], "dimensions", run, "above 0.01 nats")
             self.keep(f"{key}.active_tenth", units[0.1], "dimensions", run, "above 0.1 nats")
-            near = nearest_among(self.distances[label], len(kl))
+            near = measures.nearest_among(self.distances[label], len(kl))
             rows.append({"model": label, "KL": kl.sum(1).mean().item(),
                          "dimensions above 0.01 nats": units[0.01], "above 0.1": units[0.1],
                          "degrees of freedom": self.keep(
@@ -433,21 +482,6 @@ class Chapter:
                              f"{key}.near", near, "nats", run, f"median of {len(kl)} test images")})
         return Table(rows, {"KL": ",.1f", "degrees of freedom": ".1f", "linear prediction": ".1f",
                             "−ln overlap with the nearest": ",.1f"})
-
-    def crowding(self) -> Table:
-        """How near the nearest posterior is among more and more images."""
-        total, rows = len(self.images), []
-        for n in (total // 8, total // 4, total // 2, total):
-            row = {"images": n, "ln N": math.log(n)}
-            for label in ("VAE", "β = 0.1"):
-                row[label] = finite(nearest_among(self.distances[label], n))
-            self.keep(f"q4.near_of_{n}", row["VAE"], "nats", self.demo["VAE"], "median")
-            rows.append(row)
-        self.keep("q4.ln_n", math.log(total), "nats", note=f"of {total} test images")
-        kl = self.kl["VAE"].sum(1).mean().item()
-        self.keep("q4.mixture_from_prior", kl - math.log(total), "nats", self.demo["VAE"],
-                  "at least, of the test images' posteriors")
-        return Table(rows, {"ln N": ".1f", "VAE": ".1f", "β = 0.1": ".1f"})
 
     # ---- why the loss is summed
 

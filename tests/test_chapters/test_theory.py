@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from scipy.stats import spearmanr
-from tiny import assert_shows
+from tiny import assert_shows, put_linear
 
-from lab import measures
+from lab import examine, measures
 from lab.chapters import scale, theory
 from lab.session import Lab
 from lab.show import Figure, Table
@@ -80,7 +80,7 @@ def test_pulls_balance_the_kl_exactly_at_a_linear_optimum(model, images):
 def test_noise_costs_a_linear_decoder_the_sum_of_its_variances(model, images):
     """E |x - B(mu + sigma eps)|² - |x - B mu|² = sum sigma², and half of 1 - 1/3 each is that."""
     mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
-    cost = theory.noise_cost(model, images, mu, logvar, draw(), n=400).mean().item()
+    cost = examine.noise_cost(model, images, mu, logvar, draw(), n=400).mean().item()
     assert cost == pytest.approx(3 * 1 / 3, rel=0.1)
     assert measures.degrees_of_freedom(logvar) / 2 == pytest.approx(1)
 
@@ -88,7 +88,50 @@ def test_noise_costs_a_linear_decoder_the_sum_of_its_variances(model, images):
 def test_errors_are_those_of_the_loss(model, images):
     z = torch.randn(64, 3, generator=draw())
     direct = reconstruction_error(LINEAR, model.decode(z), as_pixels(images))
-    torch.testing.assert_close(theory.errors_at(model, images, z), direct.detach())
+    torch.testing.assert_close(examine.errors_at(model, images, z), direct.detach())
+
+
+def test_noise_on_codes_has_the_covariance_asked_for():
+    root = torch.tensor([[1.0, 0.5], [0.5, 2.0]])
+    noise = examine.shaken(torch.ones(100_000, 2), root, 0.5, draw()) - 1
+    torch.testing.assert_close(noise.T.cov(), root @ root / 4, rtol=0.02, atol=0.005)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1])
+def test_curvature_and_variance_obey_the_law_at_a_linear_optimum(beta):
+    """There sigma_j² = sigma² / lambda_j and H_jj = 2 (lambda_j - sigma²), with sigma² = beta / 2;
+    with other variances the law fails."""
+    factors = torch.randn(64, 2, generator=draw()) @ torch.randn(2, 48, generator=draw(1))
+    images = (128 + 40 * factors).clamp(0, 255).to(torch.uint8).view(-1, 3, 4, 4)
+    best = measures.linear_vae_parameters(measures.spectrum(images), beta / 2, 3)
+    used = best.variance < 1
+    model = put_linear(build(LINEAR.but(beta=beta)), best)
+    mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
+    curvature = examine.curvatures(model, images, mu, logvar)
+    known = 2 * best.decoder.square().sum(0)
+    torch.testing.assert_close(curvature.mean(0)[used], known[used], rtol=1e-3, atol=1e-3)
+    law = examine.curvature_law(curvature, logvar, beta)
+    assert used.sum() >= 2 and law.slope == pytest.approx(1, abs=1e-3) and law.error < 1e-3
+    assert law.correlation == pytest.approx(1, abs=1e-3)
+    assert examine.curvature_law(curvature, logvar + 0.5, beta).slope < 0.9
+
+
+def test_the_slopes_error_is_its_spread_over_sets_of_images():
+    slopes, errors = [], []
+    for seed in range(200):
+        curvature = torch.rand(64, 20, generator=draw(seed)).double() * torch.arange(1.0, 21)
+        logvar = -(1 + curvature * (0.5 + torch.rand(64, 20, generator=draw(-1 - seed)))).log()
+        law = examine.curvature_law(curvature, logvar, 1.0)
+        slopes.append(law.slope)
+        errors.append(law.error)
+    assert sum(errors) / 200 == pytest.approx(torch.tensor(slopes).std().item(), rel=0.2)
+    assert sum(slopes) / 200 == pytest.approx(1, abs=0.01)
+
+
+def test_unused_dimensions_and_a_single_image_give_no_slope():
+    flat = torch.zeros(8, 4)
+    assert math.isnan(examine.curvature_law(flat.double(), flat, 1.0).slope)
+    assert math.isnan(examine.curvature_law(flat[:1].double() + 1, flat[:1], 1.0).slope)
 
 
 # ---- Q4
@@ -96,7 +139,7 @@ def test_errors_are_those_of_the_loss(model, images):
 
 def test_distances_are_those_of_the_closed_form():
     mu, logvar = torch.randn(2, 21, 5, generator=draw())
-    found = theory.posterior_distances(mu, logvar, block=4)
+    found = measures.posterior_distances(mu, logvar, block=4)
     assert torch.isinf(found.diagonal()).all() and torch.allclose(found, found.T)
     for a, b in ((0, 1), (3, 20), (20, 7)):
         exact = measures.posterior_distance(mu[a], logvar[a], mu[b], logvar[b])
@@ -105,20 +148,20 @@ def test_distances_are_those_of_the_closed_form():
 
 def test_nearest_is_that_of_equal_gaussians_on_a_line():
     mu = torch.tensor([[0.0], [2.0], [5.0], [6.0]])     # of unit variance: distances d² / 8
-    found = theory.posterior_distances(mu, torch.zeros(4, 1))
-    assert theory.nearest_among(found, 4) == pytest.approx(1 / 8)       # of 1/2, 1/2, 1/8, 1/8
-    assert theory.nearest_among(found[:3, :3], 3) == pytest.approx(2 ** 2 / 8)
+    found = measures.posterior_distances(mu, torch.zeros(4, 1))
+    assert measures.nearest_among(found, 4) == pytest.approx(1 / 8)       # of 1/2, 1/2, 1/8, 1/8
+    assert measures.nearest_among(found[:3, :3], 3) == pytest.approx(2 ** 2 / 8)
 
 
 def test_more_images_are_never_farther():
-    found = theory.posterior_distances(*torch.randn(2, 64, 4, generator=draw()))
-    medians = [theory.nearest_among(found, n) for n in (8, 16, 32, 64)]
+    found = measures.posterior_distances(*torch.randn(2, 64, 4, generator=draw()))
+    medians = [measures.nearest_among(found, n) for n in (8, 16, 32, 64)]
     assert medians == sorted(medians, reverse=True)
 
 
 def test_decodings_part_as_posteriors_do(model, images):
     mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
-    distance, change = theory.overlap_and_change(model, mu, logvar, draw())
+    distance, change = examine.overlap_and_change(model, mu, logvar, draw())
     assert (distance > 0).all() and spearmanr(distance, change)[0] > 0.5
 
 
@@ -132,9 +175,9 @@ def chapter(tmp_path_factory):
     return theory.Chapter(lab, scale.Chapter(lab))
 
 
-TABLES = ("models", "kl_twice", "density", "gradient_table", "balance", "noise", "sample_table",
-          "price", "crowding", "averaging")
-FIGURES = ("beta_zero", "gradient_spread", "autoencoder", "code")
+TABLES = ("kl_twice", "density", "gradient_table", "balance", "noise", "curvature",
+          "robustness", "two_sample", "sample_table", "price", "averaging")
+FIGURES = ("beta_zero", "gradient_spread", "robust", "autoencoder", "code", "map")
 
 
 @pytest.mark.parametrize("name", TABLES + FIGURES)
