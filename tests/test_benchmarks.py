@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import grey
 
 from lab.recipes import RECIPES
 from vae_helpers import Recipe
@@ -11,7 +12,10 @@ from vae_helpers import Recipe
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 
 import counting  # noqa: E402
+import growth  # noqa: E402
 import layers as bench  # noqa: E402
+import sprint  # noqa: E402
+from against_pythae import reached  # noqa: E402
 
 NARROW = Recipe("narrow", side=16, widths=(16, 32), latent=5, batch=4)
 
@@ -71,3 +75,34 @@ def test_layer_is_timed_by_either_way_whatever_the_table_says(monkeypatch, way, 
     monkeypatch.setattr(bench.ours, "_kernels", lambda w: used.append(w) or original(w))
     assert bench.timed(layer, 2, "fp32", way)() > 0
     assert bool(used) == way
+
+
+# ---- curves and goals
+
+
+def test_goal_is_reached_at_the_first_epoch_at_or_below_it_or_else_at_the_best():
+    history = [{"test_loss": loss} for loss in (1840.0, 1826.0, 1830.0, 1825.0, 1827.0)]
+    assert [reached(history, goal) for goal in (1900, 1826, 1825.5, 1800)] == [1, 2, 4, 4]
+
+
+def test_students_seconds_are_the_epochs_to_convs_best_at_its_pace():
+    made = [{"seed": s, "pace": pace, "seconds": 40.0, "epoch": 30.0, "loss": loss}
+            for s, pace, loss in ((0, 500.0, 1823.5), (1, 400.0, 1824.5), (2, 250.0, 1827.0))]
+    rows = sprint.rows_of(made, (1826.33, 9), 50_000)
+    assert [row["student, seconds"] for row in rows] == [900, 1125, 1800, 1125]
+    assert [row["student / sprint"] for row in rows] == [22.5, 28.125, 45, 28.125]
+    assert "2 of 3" in sprint.verdict(made, (1826.33, 9))
+    assert "no goal" in sprint.verdict(made, None)
+
+
+def test_memory_by_calculation_grows_by_a_mapped_images_digests_and_not_by_its_pixels():
+    recipe = RECIPES["celeba128"]
+    more = growth.needed_bytes(recipe, 1_100) - growth.needed_bytes(recipe, 100)
+    assert more == 1_000 * (8 + 48 + 40)
+
+
+def test_epoch_that_is_begun_takes_so_many_steps(monkeypatch):
+    taken, step = [], growth.training.step
+    monkeypatch.setattr(growth.training, "step", lambda *a: taken.append(1) or step(*a))
+    growth.begin_epoch(NARROW, grey(40, side=16), 3)
+    assert len(taken) == 3
