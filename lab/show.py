@@ -25,17 +25,22 @@ from vae_helpers import as_pixels, tile
 
 
 class Table:
-    """Rows of numbers, names and gaps (None), shown with one format for each column."""
+    """Rows of numbers, names and gaps (None), shown with one format for each column.
 
-    def __init__(self, rows: list[dict], formats: dict[str, str] | None = None, caption: str = ""):
+    A row may hold more than a page has room for: columns named in `unshown` are not shown.
+    """
+
+    def __init__(self, rows: list[dict], formats: dict[str, str] | None = None, caption: str = "",
+                 unshown: Sequence[str] = ()):
         self.rows, self.formats, self.caption = rows, formats or {}, caption
+        self.unshown = unshown
 
     def column(self, name: str) -> list:
         return [row[name] for row in self.rows]
 
     def cells(self) -> list[list[str]]:
         """The heads, then every row, as they are shown."""
-        heads = list(self.rows[0]) if self.rows else []
+        heads = [head for head in (self.rows[0] if self.rows else ()) if head not in self.unshown]
         return [heads] + [[self._cell(row[head], head) for head in heads] for row in self.rows]
 
     def _cell(self, value, head: str) -> str:

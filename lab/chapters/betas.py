@@ -242,7 +242,7 @@ class Chapter:
             "KL": ".1f", "KL, linear": ".1f", "squared error": ".1f",
             "squared error, linear": ".1f", "loss": ",.0f", "loss, linear": ",.0f",
             "degrees of freedom": ".1f", "dof, linear": ".1f", "sharpness kept": ".1%",
-            "… at half size": ".1%"})
+            "… at half size": ".1%"}, unshown=("loss", "loss, linear", "active, linear"))
 
     def _outcome(self, key: str) -> dict:
         """A row of numbers, or of gaps."""
@@ -387,13 +387,13 @@ class Chapter:
         for dim in DIMS:
             rows[f"dimension {dim}, β = 1\nKL {self.kl[key][dim].item():.2f} nats"] = traverse(
                 self.runs[key].model, self.codes[key][0][:1], dim, 3.0)
-        for label, (one, dim, sign) in self._chains(2).items():
+        for label, (one, dim, sign) in self._chains(1).items():
             rows[label] = traverse(self.runs[one].model, self.codes[one][0][:1], dim,
                                    3 * sign * self._spread(one, dim))
         return self._picture(rows, "One test face, moved along single dimensions",
                              "beta-dimensions", "Traversals of dimensions 8, 25 and 68 with β = 1, "
-                             "and of the two dimensions that are best matched over β, in rows of "
-                             "β = 1, 4 and 10")
+                             "and of the dimension that is best matched over β, in rows of β = 1, "
+                             "4 and 10")
 
     def _spread(self, key: str, dim: int) -> float:
         """The standard deviation of a dimension over all posteriors together."""
@@ -442,7 +442,9 @@ class Chapter:
                            "the same, axes turned": other_axes if there else None,
                            "note": self._note(one, other, name)})
         return Table(rows, dict.fromkeys(heads.values(), ".2f") | {"above it": ".0%"}
-                     | dict.fromkeys(("one attribute's share", "the same, axes turned"), ".1%"))
+                     | dict.fromkeys(("one attribute's share", "the same, axes turned"), ".1%"),
+                     unshown=(heads["chance"], heads["above"], *(
+                         () if any(row["note"] for row in rows) else ("note",))))
 
     @cached_property
     def factors(self) -> dict[str, tuple[float | None, float | None]]:

@@ -271,33 +271,26 @@ class Chapter:
                 for what, (name, head, unit) in MEASURED.items()}
 
     def pictures(self) -> Figure | Table:
-        """Eight test images decoded at each variance, and eight draws from the prior."""
+        """Test images decoded at the largest variance and the learned one, draws from the prior,
+        the same with the decoder's noise, and draws of the Gaussian over whole images."""
         if not self.runs:
             return self.absent
         self.looks()                                    # its numbers stand in the prose
+        ends = [key for key in ("2", "learned") if key in self.runs]
         rows = {"test images": self.images[:8]}
-        rows |= {f"decoded, {name_of(key)}": self.reconstructions[key][1][:8] for key in self.runs}
-        rows |= {f"drawn, {name_of(key)}": self.samples[key][:8] for key in self.runs}
-        return self.lab.figure(
-            labelled_rows(rows, "One network, four decoder variances"), "blur",
-            "Eight test images, their reconstructions by four models, sharper the smaller the "
-            "decoder's variance, and eight samples of each", picture=True)
-
-    def said(self) -> Figure | Table:
-        """Draws with the decoder's own noise, and draws of the Gaussian over whole images."""
-        if not self.runs:
-            return self.absent
-        rows = {}
-        for key in [key for key in ("2", "learned") if key in self.runs]:
+        rows |= {f"decoded, {name_of(key)}": self.reconstructions[key][1][:8] for key in ends}
+        rows |= {f"drawn, {name_of(key)}": self.samples[key][:8] for key in ends}
+        for key in ends:
             means = self.samples[key][:8]
             eps = torch.randn(means.shape, generator=generator("cpu", self.seed, "decoder noise"))
-            rows[f"VAE, {name_of(key)}"] = means + self.readings[key].sigma2 ** 0.5 * eps
+            rows[f"the same, with\nits noise, {name_of(key)}"] = (
+                means + self.readings[key].sigma2 ** 0.5 * eps)
         rows["full covariance"] = self.samples["full"][:8]
         return self.lab.figure(
-            labelled_rows(rows, "Drawn to the end: p(x|z) has noise, which pictures leave out"),
-            "blur-said", "Samples of two models with the noise of their decoders, little but noise "
-            "at variance ½ and grainy pictures at the learned one; and coloured clouds drawn from "
-            "a Gaussian with full covariance", picture=True)
+            labelled_rows(rows, "One network, two decoder variances", zoom=2), "blur",
+            "Eight test images; their reconstructions, sharper with the learned variance; samples, "
+            "and the same with the decoder's own noise, nothing but noise at variance ½; coloured "
+            "clouds of a Gaussian with full covariance", picture=True)
 
 
 def name_of(key: str) -> str:

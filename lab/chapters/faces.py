@@ -16,9 +16,9 @@ from lab.measures import aggregate_posterior
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
-from lab.show import Figure, Table, finite
+from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, draw_images, draw_prior, encode_set, reconstruct
-from vae_helpers import VAE, as_pixels, kl_divergence, picture, plot_by_scale, tile
+from vae_helpers import VAE, as_pixels, kl_divergence, plot_by_scale
 
 SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)    # s: what the prior's draws are multiplied by
 SHOWN = ("Smiling", "Eyeglasses", "Blond_Hair", "Male")
@@ -213,9 +213,9 @@ class Chapter:
             self.lab.found.add(name, value, unit, run=self.celeba, note=note)
 
     def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str) -> Figure:
-        """Rows of faces at twice their size, one below the other."""
-        sheets = {label: tile(images, len(images)) for label, images in rows.items()}
-        return self.lab.figure(picture(sheets, title, across=False), name, alt, picture=True)
+        """Rows of faces at twice their size, their names at the left."""
+        return self.lab.figure(labelled_rows(rows, title, zoom=2, label=105), name, alt,
+                               picture=True)
 
     # ---- what it has learnt
 
@@ -240,16 +240,18 @@ class Chapter:
         self.units(), self.cropping()                   # their numbers stand in the prose
         return Table(rows, {"parameters": ",", "training loss": ",.1f", "test loss": ",.1f",
                             "above the floor": ".1f", "KL": ".1f", "distortion": ".1f",
-                            "share of the way": ".0%", "images/s": ",.0f", "seconds": ",.0f"})
+                            "share of the way": ".0%", "seconds": ",.0f"},
+                     unshown=("parameters", "distortion", "images/s"))
 
     def examples(self) -> Figure:
         """Test faces, their reconstructions, and samples."""
         shown = self.test.images[:8]
         return self._picture(
-            {"test faces": shown, "their reconstructions": reconstruct(self.model, shown),
-             "samples from N(0, I)": self.samples[:8], "more samples": self.samples[8:16]},
+            {"test faces": shown, "reconstructed": reconstruct(self.model, shown),
+             "samples": self.samples[:8]},
             "What passes through the code of a face", "faces",
-            "Eight test faces, their reconstructions below them, and sixteen samples")
+            "Eight test faces, their reconstructions below them, and eight samples: softer than "
+            "the faces, and faces")
 
     # ---- by distance from the centre
 
@@ -301,9 +303,8 @@ class Chapter:
         """Draws around one test face, and the three dimensions of highest KL."""
         self.dimensions()                               # its numbers stand in the prose
         mu, seed = self.codes[0][:1], self.lab.settings.seed
-        rows = {"one test face, and draws around its code (s = 0.7)":
-                around_code(self.model, mu, 7, 0.7, seed)}
-        rows |= {f"dimension {dim}, from −3 to 3": traverse(self.model, mu, dim, 3.0)
+        rows = {"a face, and\nμ + 0.7 ε": around_code(self.model, mu, 7, 0.7, seed)}
+        rows |= {f"dim. {dim},\n−3 to 3": traverse(self.model, mu, dim, 3.0)
                  for dim in self.dims[:3].tolist()}
         return self._picture(rows, "Around one face, and along three dimensions", "faces-regions",
                              "Draws around one test face and traversals of the three latent "
@@ -331,7 +332,7 @@ class Chapter:
         """One test face moved along the directions of four attributes."""
         self.reading()                                  # its numbers stand in the prose
         mu = self.codes[0][:1]
-        rows = {f"{name}, from −2 to 2 times":
+        rows = {f"{name},\n−2 to 2 times":
                 along_direction(self.model, mu, self.directions[name], 7)
                 for name in SHOWN if name in self.directions}
         rows = rows or {"the face; there is no direction": decode_set(self.model, mu)}
@@ -395,8 +396,8 @@ class Chapter:
         samples, known, net = self.samples[:8], self.train.images, self.lab.face_judge.net
         pixels = measures.nearest(samples, known).index
         described = measures.nearest(features(net, samples), features(net, known)).index
-        rows = {"samples": samples, "nearest training faces, in pixels": known[pixels],
-                "nearest training faces, in the classifier's features": known[described]}
+        rows = {"samples": samples, "nearest, in\npixels": known[pixels],
+                "nearest, in\nfeatures": known[described]}
         return self._picture(rows, "Samples and the training faces nearest to them",
                              "faces-nearest", "Eight samples above their nearest training faces in "
                              "pixels and in features")

@@ -260,6 +260,7 @@ class Chapter:
 
     def faces(self, run: Run, test: ImageSet) -> Figure:
         """Six decoded steps between three pairs of test faces."""
+        self.face_paths(run, test)                      # its numbers stand in the prose
         among = test.images[:500]
         mu, _ = encode_set(run.model, among)
         rows = {name: row_between(run.model, among, mu, pair, 6)
@@ -325,7 +326,7 @@ class Chapter:
         intervals = intervals_for(path_numbers(self.ways["straight line"][1])["smoothness"],
                                   CLAIMED_STEP)
         self._find("task2.intervals", intervals, note=f"for a mean squared step of {CLAIMED_STEP}")
-        return Table(rows, PATH_FORMATS)
+        return Table(rows, PATH_FORMATS, unshown=("±",))
 
     def _find_path(self, key: str, way: str, numbers: dict, run: str) -> None:
         """All numbers of a straight line; of the other ways what happens half-way."""

@@ -155,7 +155,8 @@ class Chapter:
         return Table(rows, dict.fromkeys(("AUC, codes", "AUC, PCA", "±"), ".3f")
                      | {"difference": "+.3f"}
                      | dict.fromkeys(("have it", "balanced, codes", "balanced, PCA",
-                                      "right, codes", "right, majority"), ".0%"))
+                                      "right, codes", "right, majority"), ".0%"),
+                     unshown=("balanced, codes", "balanced, PCA"))
 
     def _row(self, name: str) -> dict:
         """What is read of one attribute; the reason where nothing is."""
@@ -195,7 +196,7 @@ class Chapter:
         self._against("at_equal_nats", heads["draws"], heads["linear"], "draws of both")
         return Table(rows + self.by_beta(), {
             "AUC, mean": ".4f", "±": ".4f", "balanced accuracy": ".1%", "nats": ".0f",
-            "training faces": ",", "β": "g"})
+            "training faces": ",", "β": "g"}, unshown=("attributes", "balanced accuracy"))
 
     def by_beta(self) -> list[dict]:
         """Rows of the models of 128×128 by few training faces, and of others by as many."""

@@ -25,9 +25,9 @@ from lab.examine import linear_on, scores_of
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
-from lab.show import Figure, Table, finite
+from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, draw_images, draw_prior, evaluate, lerp, summary, usable
-from vae_helpers import VAE, Recipe, build, new_figure, picture, reference_lines, style_of, tile
+from vae_helpers import VAE, Recipe, build, new_figure, reference_lines, style_of
 
 SETTINGS, NETWORKS, FACES = ("p1", "p2", "p3"), ("conv", "fc"), "celeba32"
 LABELS = tuple(f"{setting}-{network}" for setting in SETTINGS for network in NETWORKS)
@@ -236,7 +236,8 @@ class Chapter:
         rows = [self._row(label) for label in (*LABELS, FACES)] + self._linear_rows()
         return Table(rows, dict.fromkeys(("training loss", "held-out loss", "test loss"), ".2f")
                      | {"claimed loss": ".1f"}
-                     | dict.fromkeys(("training less linear", "test less linear"), "+.2f"))
+                     | dict.fromkeys(("training less linear", "test less linear"), "+.2f"),
+                     unshown=("training loss", "training less linear"))
 
     def _row(self, label: str) -> dict:
         """A row of numbers, or of gaps."""
@@ -413,25 +414,35 @@ class Chapter:
         """
         if not self.runs:
             return self.missing
-        chosen, sheets = self.lab.settings.setting, {}
-        order = [*sorted(LABELS, key=lambda label: label[3:]), FACES]       # conv, then fc
-        for label in order if chosen in order else [*order, chosen]:
-            if label not in self.loaded:
-                name = f"{label}: not trained here; EXTENSIONS = True trains it"
-                sheets[name] = tile(torch.ones(SHOWN, 3, 1, 32), SHOWN, zoom=3)
-                continue
-            name, n = (f"{label}, loaded by its name", 16) if label == chosen else (label, SHOWN)
-            sheets[name] = tile(draw_images(self.runs[label].model, n, self.seed), SHOWN, zoom=3)
+        chosen, rows = self.lab.settings.setting, {}
+        for names in (*zip(LABELS[::2], LABELS[1::2], strict=True), (FACES,)):
+            rows["\n".join(map(self._shown, names))] = self._side_by_side(
+                [self._samples(name, SHOWN) for name in names])
+        rows[f"{self._shown(chosen)},\nby its name"] = self._samples(chosen, 2 * SHOWN)
         if chosen in self.loaded:
             self.random_path()                          # its numbers stand in the prose
             _, frames = random_paths(self.runs[chosen].model, 1, self.seed, STEPS)
-            sheets[f"{chosen}: {STEPS} steps between two draws from N(0, I)"] = tile(
-                frames[0], STEPS, zoom=3)
+            rows["between two draws"] = self._side_by_side([frames[0]])
         return self.lab.figure(
-            picture(sheets, "Samples by setting, and one setting by its name", across=False),
+            labelled_rows(rows, "Samples by setting, left convolution and right full connection; "
+                          "one setting by its name", zoom=2, label=160),
             "sweep-samples", "Eight samples of each setting and network, sixteen of the one that "
-            "is loaded by its name, and its ten decoded steps between two random latent vectors",
-            picture=True)
+            "is loaded by its name, and its ten decoded steps between two random latent vectors: "
+            "patches of colour everywhere", picture=True)
+
+    def _shown(self, label: str) -> str:
+        return label if label in self.loaded else f"{label}: not trained here"
+
+    def _samples(self, label: str, n: int) -> Tensor:
+        """Samples of a training that is there; white where it is not."""
+        if label not in self.loaded:
+            return torch.ones(n, 3, 32, 32)
+        return draw_images(self.runs[label].model, n, self.seed)
+
+    def _side_by_side(self, parts: list[Tensor]) -> Tensor:
+        """Images in one row of 2 x SHOWN places, white after the last."""
+        images = torch.cat(parts)
+        return torch.cat([images, torch.ones(2 * SHOWN - len(images), *images.shape[1:])])
 
     def random_path(self) -> Table:
         """The way between two random latent vectors in numbers, beside what needs no training."""

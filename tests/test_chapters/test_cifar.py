@@ -6,6 +6,7 @@ import copy
 import math
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from tiny import put_linear
@@ -177,7 +178,7 @@ def task():
     lab = SimpleNamespace(settings=SimpleNamespace(seed=0), found=Findings(),
                           cifar=Splits(images, None, images), train=runs.get,
                           optional=optional.get, DEFAULT=tuple(runs),
-                          figure=lambda drawn, *_: drawn,
+                          figure=lambda drawn, *_: plt.close(drawn),
                           wanted=("fc, seed 1", "fc, seed 2", "conv, seed 1", "conv, 30 epochs",
                                   "improved, 14 epochs"))
     spectrum = measures.spectrum(images.images, 128)
@@ -220,7 +221,7 @@ def test_seeds_stand_beside_the_first_and_give_a_spread(task):
 def test_what_is_not_trained_says_so_in_its_row(task):
     rows = task.losses().rows
     absent = [row for row in rows if row["model"].endswith(": not trained here")]
-    assert {"fc, one cycle, peak 1e-3: not trained here",
+    assert {"fc, one cycle of 1e-3: not trained here",
             "improved, 14 epochs: not trained here"} <= {row["model"] for row in absent}
     assert all(value is None for row in absent for head, value in row.items() if head != "model")
 

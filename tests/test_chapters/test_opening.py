@@ -1,5 +1,6 @@
 """The first page shows what lies in RUNS, and trains nothing."""
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from tiny import assert_shows
@@ -30,9 +31,11 @@ def test_before_any_training_it_says_so_and_afterwards_it_shows_them(lab):
 
 def test_bars_have_the_length_of_their_losses():
     losses = {"mean": 436.0, "fc": 187.0}
-    axes = opening.plot_losses(losses, {"fc": "fc"}).axes[0]
+    figure = opening.plot_losses(losses, {"fc": "fc"})
+    axes = figure.axes[0]
     assert [bar.get_width() for bar in axes.patches] == [436, 187]
     assert [text.get_text() for text in axes.texts] == [" 436", " 187"]
+    plt.close(figure)
 
 
 def test_images_are_drawn_at_the_size_asked_for():
