@@ -205,6 +205,7 @@ class Chapter:
 
     def curves(self) -> Figure:
         """Loss above the floor and KL by epoch."""
+        self.statistics()                               # its numbers stand in the prose
         curves = {name: {"epoch": run.curve("epoch"), "test": self.above(run.curve("test_loss")),
                          "training": [loss - self.scale.floor for loss in run.curve("loss")],
                          "kl": run.curve("test_kl")} for name, run in self.three.items()}
@@ -245,7 +246,9 @@ class Chapter:
         for name, more, less in (
                 ("conv.less_fc", "fc.above_floor", "conv.above_floor"),
                 ("fc_pca.less_cycle", "fc_cycle_low.above_floor", "fc_pca.above_floor"),
-                ("fc_pca.less_conv", "conv.above_floor", "fc_pca.above_floor"),
+                ("fc_pca.behind_conv", "fc_pca.above_floor", "conv_cycle.above_floor"),
+                ("fc_cycle.less", "fc.above_floor", "fc_cycle.above_floor"),
+                ("fc_wide.less", "fc.above_floor", "fc_wide.above_floor"),
                 ("fc_pca.trained", "pca_gain.above_floor", "fc_pca.above_floor"),
                 ("linear.trained", "pca_gain.above_floor", "linear.above_floor")):
             if more in found and less in found:

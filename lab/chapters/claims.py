@@ -115,8 +115,14 @@ class Chapter:
                      {"share": ".2%"})
 
     def ledger(self) -> Table:
-        """All claims with findings, rules and verdicts."""
-        return ledger(self.lab.found)
+        """All claims with findings, rules and verdicts; as many of each as were counted before."""
+        found = self.lab.found
+        for name, n in count_verdicts(found).items():
+            if found.get(f"claims.{name}", n) != n:
+                raise RuntimeError(f"claims.{name} was counted before all numbers were there: "
+                                   f"{found[f'claims.{name}']:g} then, {n} now; show the verdicts "
+                                   "after the chapters that they need")
+        return ledger(found)
 
     def verdicts(self) -> Table:
         """Every claim by its source and its verdict, and in the last row how many they are."""

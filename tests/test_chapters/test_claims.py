@@ -1,10 +1,14 @@
 """Claims as data: every verdict on planted findings, and the numbers that only a claim asks for."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lab.chapters.claims import (
+    Chapter,
+    by_verdict,
     count_verdicts,
     fine_grain,
     ledger,
@@ -101,6 +105,21 @@ PLANTED = (
     Claim("b", "sure", ("x",), "a symmetry", lambda x: True, could_fail=False),
     Claim("c", "absent", ("z",), "z above 0", lambda z: z > 0),
     Claim("c", "no test", ("x",), "nothing here decides it"))
+
+
+def test_verdicts_stand_by_source_and_every_claim_in_one_cell():
+    a, b, c = by_verdict(found(x=0.5, y=0.5), PLANTED)
+    assert a == {"source": "a", "holds": "small", "fails": "large", "holds in part": "",
+                 "undecided": ""}
+    assert (b["holds"], b["holds in part"]) == ("sure", "half")
+    assert c["undecided"] == "absent; no test"
+
+
+def test_verdicts_counted_before_a_number_was_there_are_refused():
+    late = found(claims__undecided=3)
+    chapter = Chapter(SimpleNamespace(found=late), None, None, None)
+    with pytest.raises(RuntimeError, match="claims.undecided was counted before"):
+        chapter.ledger()
 
 
 def test_ledger_shows_findings_rule_and_verdict_of_every_claim():
