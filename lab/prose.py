@@ -82,7 +82,11 @@ ROWS = [
     (ABOVE + "PCA through a sigmoid", None, [("pca.above_floor", ".0f")], "linear, untrained"),
     (ABOVE + "convolutional", None, [("conv.above_floor", ".0f")], ""),
     (ABOVE + "fully connected", None, [("fc.above_floor", ".0f")], ""),
+    (ABOVE + "convolutional, one cycle of the rate", None, [("conv_cycle.above_floor", ".0f")], ""),
+    (ABOVE + "fully connected, started from PCA", None, [("fc_pca.above_floor", ".0f")],
+     "the same network"),
     (ABOVE + "improved", None, [("improved.above_floor", ".0f")], ""),
+    (ABOVE + "its network after one epoch: `sprint`", None, [("sprint.above_floor", ".0f")], ""),
     ("CelebA: training loss / KL", "6290 / 121",
      [("celeba64.loss", ".0f"), ("celeba64.kl", ".1f")], "theirs: number of faces not said"),
     ("Interpolation: mean squared frame difference", "0.000615",
@@ -102,8 +106,8 @@ ROWS = [
      [(f"claims.{verdict}", "d") for verdict in ("hold", "fail", "in_part", "undecided")], "")]
 
 # The trainings that README shows; results.json and `python -m lab list` have all.
-SHOWN = ("conv", "fc", "improved", "small", "celeba64", "p2-conv", "p2-fc", "celeba128",
-         "sigma-learned")
+SHOWN = ("conv", "fc", "fc-pca", "improved", "sprint", "small", "celeba64", "p2-conv", "p2-fc",
+         "celeba128", "sigma-learned")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:
