@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
             "write the numbers of the last full run into README.md and the notebook's prose")
     command("html", html, "export the notebook to one HTML file")
     command("pdf", pdf, "set the notebook as a PDF, with what `make pdf` installs for it")
+    command("grade", grade, "show every answer with a number, a figure and the cell to look at")
     return top
 
 
@@ -215,6 +216,12 @@ def pdf(args: argparse.Namespace) -> None:
     from lab.pdf import typeset
 
     print(notebook().relative(typeset(notebook().NOTEBOOK)))
+
+
+def grade(args: argparse.Namespace) -> None:
+    from lab import grade as screen
+
+    screen.grade()
 
 
 def in_sentences(work: Callable[[], None]) -> int:
