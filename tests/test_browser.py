@@ -16,10 +16,10 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
            "--disable-background-networking", "--disable-component-update", "--disable-sync",
            "--allow-file-access-from-files", "--dump-dom"]
-WIDTHS = (400, 1280)
+WIDTHS = (400, 1100, 1280)             # of a telephone, and the least with contents beside
 pytestmark = pytest.mark.skipif(not BROWSER, reason="there is no Chromium")
 
-# Frames of the widths that are asked for, and what stands in them written into a page of its own.
+# Frames of the widths that are asked for, every fold open, and what stands in them as a text.
 WRAPPER = """<!doctype html><meta charset="utf-8">
 <body>FRAMES<pre id="found"></pre><script>
 function name(element) {
@@ -44,6 +44,7 @@ function contrast(view, element) {
 }
 function measure(frame) {
   const page = frame.contentDocument, root = page.documentElement, view = frame.contentWindow;
+  page.querySelectorAll("details").forEach(fold => { fold.open = true; });
   const all = [...page.querySelectorAll("main *")];
   const wider = e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0;
   const scroll = e => view.getComputedStyle(e).overflowX;
@@ -63,6 +64,10 @@ function measure(frame) {
       .filter(e => e.textContent.trim() && contrast(view, e) < 4.5)
       .map(e => e.className + " " + contrast(view, e).toFixed(2)),
     comments: page.querySelectorAll(".highlight .c1").length,
+    beside: [0, 5000].map(y => {
+      view.scrollTo(0, y);
+      return page.querySelector(".contents.side").getBoundingClientRect().top;
+    }),
   };
 }
 window.onload = () => {
@@ -106,9 +111,14 @@ def test_every_image_is_decoded(measured, width):
     assert measured[width]["images"] and min(measured[width]["images"]) > 0
 
 
-@pytest.mark.parametrize(("width", "place"), [(400, "contents top"), (1280, "contents side")])
+@pytest.mark.parametrize(("width", "place"), [
+    (400, "contents top"), (1100, "contents side"), (1280, "contents side")])
 def test_contents_stand_above_the_text_or_beside_it(measured, width, place):
     assert measured[width]["contents"] == [place]
+
+
+def test_contents_beside_the_text_stay_there_when_it_scrolls(measured):
+    assert measured[1280]["beside"] == [0, 0]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
