@@ -10,7 +10,7 @@ SUITS    := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_inf
 PYTHON   ?= $(firstword $(foreach p,python3.12 python3.11 python3.10 python3 python,\
               $(shell $(p) -c '$(SUITS)' 2>/dev/null && echo $(p))))
 
-.PHONY: help run test lint full html clean
+.PHONY: help run test lint full html pdf clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is to make
@@ -31,8 +31,12 @@ full: $(READY)  ## the real run: execute the notebook in place and clean its out
 html: $(READY)  ## export the notebook to one HTML file that opens without network
 	@$(PY) -m lab html
 
-clean:  ## remove the quick run, the HTML export and caches; keep .venv, data and trainings
-	rm -rf runs/quick $(NOTEBOOK:.ipynb=.html) .pytest_cache .ruff_cache
+pdf: $(READY)  ## set the notebook as a PDF; pandoc and typst are installed into .venv for it
+	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement lab/requirements-pdf.txt
+	@$(PY) -m lab pdf
+
+clean:  ## remove the quick run, the HTML, the PDF and caches; keep .venv, data and trainings
+	rm -rf runs/quick $(NOTEBOOK:.ipynb=.html) $(NOTEBOOK:.ipynb=.pdf) .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # Removed first and made last: an install that was interrupted starts afresh, a changed requirements.txt upgrades.

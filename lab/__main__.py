@@ -62,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     command("readme", readme,
             "write the numbers of the last full run into README.md and the notebook's prose")
     command("html", html, "export the notebook to one HTML file")
+    command("pdf", pdf, "set the notebook as a PDF, with what `make pdf` installs for it")
+    command("grade", grade, "show every answer with a number, a figure and the cell to look at")
     return top
 
 
@@ -208,6 +210,18 @@ def html(args: argparse.Namespace) -> None:
     from lab.export import export
 
     print(notebook().relative(export(notebook().NOTEBOOK)))
+
+
+def pdf(args: argparse.Namespace) -> None:
+    from lab.pdf import typeset
+
+    print(notebook().relative(typeset(notebook().NOTEBOOK)))
+
+
+def grade(args: argparse.Namespace) -> None:
+    from lab import grade as screen
+
+    screen.grade()
 
 
 def in_sentences(work: Callable[[], None]) -> int:
