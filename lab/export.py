@@ -9,7 +9,6 @@ Headings make contents, tables and formulas that are wider than the page scroll 
 from __future__ import annotations
 
 import re
-from html import unescape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +42,9 @@ class Heading(NamedTuple):
 
 
 def anchor(html: str, taken: set[str]) -> str:
-    """A name made from a heading's words, of which none is in `taken`."""
-    words = re.sub(r"\W+", "-", unescape(re.sub(r"<!--.*?-->|<[^>]+>", "", html))).strip("-")
-    name = words = words.lower() or "heading"
+    """The name that Jupyter gives a heading, its words joined by hyphens; none of `taken`."""
+    words = re.sub(r"<!--.*?-->|<[^>]+>", "", html).replace('"', "").split()
+    name = words = "-".join(words) or "heading"
     n = 1
     while name in taken:
         n += 1

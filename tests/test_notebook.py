@@ -3,6 +3,7 @@
 import ast
 import re
 import statistics
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -76,8 +77,34 @@ def test_no_cell_builds_a_sentence_or_hides_what_it_computes(notebook):
 def test_cells_are_short_and_prose_is_plenty(notebook):
     lengths = [len(cell.source.splitlines()) for cell in code_of(notebook)]
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert max(lengths[1:]) <= 8 and statistics.median(lengths) <= 3        # but for parameters
+    assert max(lengths[1:]) <= 8 and statistics.median(lengths) <= 2        # but for parameters
     assert len(prose) >= 0.6 * len(lengths)
+
+
+def test_the_essay_is_an_essay_and_the_appendix_is_short(notebook):
+    appendix = next(i for i, cell in enumerate(notebook.cells)
+                    if cell.source.startswith("# Appendix"))
+    essay = [cell for cell in code_of(notebook) if cell in notebook.cells[:appendix]]
+    assert len(essay) <= 60 and len(code_of(notebook)) <= 75
+
+
+def test_every_item_of_the_assignment_begins_with_its_answer(notebook):
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    items = re.split(r"^#+ (?=(?:Q[1-4]\.|Task [123]:))", prose, flags=re.MULTILINE)[1:]
+    assert len(items) == 7
+    for item in items:
+        first = re.search(r"^### (.+)$", item, re.MULTILINE)
+        assert first and first[1] == "Answer", item[:40]
+
+
+def test_links_within_the_notebook_reach_a_heading(notebook, tmp_path):
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    heads = {head.replace(" ", "-") for head in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
+    links = set(re.findall(r"\]\(#([^)]+)\)", prose))
+    assert links and links <= heads
+    html = export(NOTEBOOK, tmp_path / "out.html").read_text(encoding="utf-8")
+    there = set(re.findall(r'\bid="([^"]+)"', html))
+    assert {unquote(link) for link in re.findall(r'href="#([^"]+)"', html)} <= there
 
 
 def test_every_figure_is_followed_or_led_by_prose(notebook):
