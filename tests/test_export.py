@@ -44,8 +44,8 @@ def test_contents_link_to_the_first_two_levels_and_every_name_is_taken_once(expo
     html = exported(*PROSE)
     page = Page(html)
     names = [heading["id"] for heading in page.named("h1", "h2", "h3")]
-    assert names == ["The-title", "Q1.-Why-β?", "Answer", "Q2.-How-9-of-them?", "Answer-2", "Limits",
-                     "Q1.-Why-β?-2"]
+    assert names == ["The-title", "Q1.-Why-β?", "Answer", "Q2.-How-9-of-them?", "Answer-2",
+                     "Limits", "Q1.-Why-β?-2"]
     links = [link["href"] for link in page.named("a") if link.get("class") != "skip"]
     shown = ["#The-title", "#Q1.-Why-β?", "#Q2.-How-9-of-them?", "#Limits", "#Q1.-Why-β?-2"]
     assert links == shown * 2                       # above the text, and beside it
