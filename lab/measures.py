@@ -193,16 +193,6 @@ def linear_vae_parameters(known: Spectrum, sigma2: float, latent: int) -> Linear
     return LinearVAE(known.mean, encoder, decoder, variance)
 
 
-def bernoulli_sigma2(x_hat: Tensor) -> float:
-    """The mean of x_hat (1 - x_hat): the decoder variance that BCE stands for, at most ¼.
-
-    To second order BCE exceeds its floor by (x - x_hat)² / (2 x_hat (1 - x_hat)), which is the
-    squared error of a Gaussian of that variance.
-    """
-    x_hat = as_pixels(x_hat).double()
-    return (x_hat * (1 - x_hat)).mean().item()
-
-
 # ---- posteriors and latent codes
 
 

@@ -192,14 +192,12 @@ def test_linear_loss_is_least_at_the_variance_that_its_weights_imply():
         assert measures.linear_optimum(spectrum, other).loss(a, b) > least
 
 
-def test_bernoulli_sigma2_predicts_the_excess_of_bce_over_its_floor():
+def test_cross_entropy_above_its_floor_is_squared_error_over_twice_its_variance():
     x_hat = 0.2 + 0.6 * torch.rand(4, 3, 8, 8, generator=generator(), dtype=torch.float64)
     x = x_hat + 0.01 * torch.randn(x_hat.shape, generator=generator(1), dtype=torch.float64)
     bce = torch.nn.functional.binary_cross_entropy(x_hat, x, reduction="sum").item() / 4
     predicted = ((x - x_hat).square() / (2 * x_hat * (1 - x_hat))).sum().item() / 4
     assert bce - measures.entropy_floor(x) == pytest.approx(predicted, rel=0.02)
-    assert measures.bernoulli_sigma2(x_hat) == pytest.approx((x_hat - x_hat ** 2).mean().item())
-    assert measures.bernoulli_sigma2(torch.full((1, 3, 2, 2), 0.5)) == 0.25
 
 
 # ---- posteriors and latent codes
