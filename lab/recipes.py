@@ -75,6 +75,8 @@ TRIALS = {
     "`conv`, one cycle, peak 2e-3": RECIPES["conv"].but(schedule="onecycle", lr=2e-3),
     "32-64-128, no norm, SiLU, batches of 32, random start": _LIGHT.but(start="random"),
     "the same from the linear start: `improved`": _LIGHT,
+    "… batches of 16, peak 7e-4": _LIGHT.but(batch=16, lr=7e-4),
+    "… 48-96-192": _LIGHT.but(widths=(48, 96, 192)),
     "… batches of 64": _LIGHT.but(batch=64),
     "… batches of 128": _LIGHT.but(batch=128),
     "… batches of 128, peak 2e-3": _LIGHT.but(batch=128, lr=2e-3),
