@@ -338,7 +338,8 @@ def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = Fa
 GREY = "#666666"
 STYLES = {"conv": ("#0072B2", "-", "o"), "fc": ("#D55E00", "--", "s"),        # colour, dash, marker
           "improved": ("#AA4499", "-", "^"), "sprint": ("#AA4499", ":", "*"),
-          "pca": ("#8A6100", "-.", "v"), "celeba64": ("#009E73", "-", "o"),
+          "pca": ("#8A6100", "-.", "v"), "cycle": ("#0072B2", ":", "D"),
+          "celeba64": ("#009E73", "-", "o"),
           "celeba128": ("#009E73", "-", "o"), "b4": ("#CC79A7", "--", "s"),      # β = 1, 4, 10
           "b10": ("black", "-.", "^")}
 
@@ -406,8 +407,9 @@ def plot_curves(curves: dict[str, dict], lines: dict[str, float]):
         left.plot(curve["epoch"], curve["test"], **style, label=f"{name}, test")
         right.plot(curve["epoch"], curve["kl"], **style, label=name)
     reference_lines(left, lines)
-    left.set(xlabel="epoch", ylabel="nats per image above the floor", ylim=(0, None),
-             title="Loss above the floor")
+    least = min(min(curve["test"]) for curve in curves.values())
+    left.set(xlabel="epoch", ylabel="nats per image above the floor",
+             ylim=(0.9 * least, 1.9 * least), title="Loss above the floor")
     right.set(xlabel="epoch", ylabel="nats per image", ylim=(0, None),
               title="KL: what the code costs")
     left.legend(fontsize=7, ncols=2)

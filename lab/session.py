@@ -42,7 +42,7 @@ class Lab:
         """The images that a recipe trains on, read once."""
         key = recipe.data, recipe.side, bool(recipe.patience), crop
         if key not in self._splits:
-            progress = Progress(f"{recipe.data}, {recipe.side}×{recipe.side}")
+            progress = Progress(f"{recipe.data}, {recipe.side}×{recipe.side}", log=False)
             self._splits[key] = load_splits(
                 recipe.data, recipe.side, chosen=bool(recipe.patience), crop=crop,
                 progress=progress.files, **self.settings.sources_of(recipe))
@@ -159,7 +159,8 @@ class Lab:
 
     def _judge(self, name: str, splits: Splits) -> Judge:
         s = self.settings
-        device, progress = choose_device(s.device), Progress(f"the classifier behind {name}")
+        device = choose_device(s.device)
+        progress = Progress(f"the classifier behind {name}", log=False)
         made = Judge(name, splits.train, splits.test, runs=s.runs, device=device,
                      bf16=usable(choose_precision(s.precision, device), device) == "bf16",
                      epochs=min(s.epochs or 5, 5), seed=s.seed, progress=progress.files)

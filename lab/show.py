@@ -221,8 +221,9 @@ def in_notebook() -> bool:
 class Progress:
     """A live line, at most once a second, and a log that stays.
 
-    In Jupyter the live line is one display that ends on the text it began with, so that what is
-    stored does not depend on speed; in a terminal it is overwritten, and elsewhere not shown.
+    In Jupyter the live line is one display that ends on the text it began with, or without a log
+    on none, so that what is stored does not depend on speed; in a terminal it is overwritten, and
+    elsewhere not shown.
     """
 
     def __init__(self, head: str, log: bool = True):
@@ -250,7 +251,11 @@ class Progress:
             print(text, flush=True)
 
     def done(self) -> None:
-        self._live(self.head if self.handle else "", end="\r")
+        if self.handle and not self.log:
+            from IPython.display import Pretty
+            self.handle.update(Pretty(""))
+        else:
+            self._live(self.head if self.handle else "", end="\r")
 
     def _live(self, text: str, end: str = "") -> None:
         if self.handle:

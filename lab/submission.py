@@ -245,11 +245,17 @@ def merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
             last.text += output.text
         else:
             merged.append(output)
+    merged = [output for output in merged if not is_blank(output)]
     for output in merged:
         if output.output_type == "stream":
             lines = output.text.split("\n")
             output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
     return merged
+
+
+def is_blank(output: NotebookNode) -> bool:
+    """Whether it is a live line that has ended on nothing."""
+    return output.output_type == "display_data" and dict(output.data) == {"text/plain": ""}
 
 
 def problems(path: Path | None = None) -> Iterator[str]:

@@ -214,6 +214,13 @@ class Handle:
         self.shown.append(pretty.data)
 
 
+def test_live_line_without_a_log_ends_on_nothing():
+    progress = Progress("images", log=False)
+    progress.handle = Handle()
+    progress.tick("half of them"), progress.done()
+    assert progress.handle.shown[-1] == ""
+
+
 def test_live_line_in_a_notebook_is_rare_and_ends_as_it_began(capsys):
     progress = Progress("conv")
     progress.handle = Handle()

@@ -169,6 +169,13 @@ def test_clean_keeps_hidden_inputs_hidden_and_hides_the_tagged(write):
     assert list(submission.problems(path)) == []
 
 
+def test_clean_drops_a_live_line_that_ended_on_nothing():
+    blank, shown = ({"output_type": "display_data", "metadata": {}, "data": {"text/plain": text}}
+                    for text in ("", "conv: 2 epochs"))
+    outputs = [nbformat.from_dict(output) for output in (blank, shown)]
+    assert submission.merge_streams(outputs) == [outputs[1]]
+
+
 def test_clean_refuses_an_execution_with_other_parameters(write):
     path = write([*sound_cells(), code("EPOCHS = 1", "injected-parameters")])
     with pytest.raises(NotebookError, match="toy.ipynb"):
@@ -348,7 +355,7 @@ def test_readme_is_filled_from_numbers():
 def test_every_row_is_one_measurement_and_has_a_format():
     names = [name for _, _, parts, _ in prose.ROWS for name, _ in parts]
     assert len(names) == len(set(names))
-    shown = prose.render_results(results(**{name.replace(".", "_", 1): 2 for name in names}))
+    shown = prose.render_results(results() | {"findings": {name: {"value": 2} for name in names}})
     assert "not trained" not in shown and "–" not in prose.written(results(a_b=1), "a.b", ".0f")
 
 

@@ -209,10 +209,9 @@ class Chapter:
         curves = {name: {"epoch": run.curve("epoch"), "test": self.above(run.curve("test_loss")),
                          "training": [loss - self.scale.floor for loss in run.curve("loss")],
                          "kl": run.curve("test_kl")} for name, run in self.three.items()}
-        lines = {"mean image": self.scale.mean_image, **self.lines()}
-        return self.lab.figure(plot_curves(curves, lines), "cifar-curves",
-                               "Training and test loss above the floor, and KL, by epoch of conv, "
-                               "fc and improved, with the levels of the mean image and of PCA")
+        return self.lab.figure(plot_curves(curves, self.lines()), "cifar-curves",
+                               "Training and test loss above the floor, and KL, by epoch: fc ends "
+                               "above the levels of PCA, conv about them, improved below")
 
     def losses(self) -> Table:
         """Where every model ends, beside what needs no training."""
@@ -359,9 +358,8 @@ class Chapter:
     @cached_property
     def points(self) -> dict[str, tuple[float, float]]:
         """Rate and squared error on the test images."""
-        runs = self.three | {"β = 0.1": self.theory.demo["β = 0.1"]}
-        if begun := self.lab.optional("fc-pca"):
-            runs["fc-pca"] = begun
+        more = {name: self.lab.optional(name) for name in ("fc-pca", "conv-cycle")}
+        runs = self.three | {name: run for name, run in more.items() if run}
         return {name: rate_and_distortion(run.model, self.test, self.seed)
                 for name, run in runs.items()}
 

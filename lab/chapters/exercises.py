@@ -12,9 +12,11 @@ from lab.training import evaluate, summary, usable
 
 
 def answer(question: str, guess: float | None, true: float, unit: str) -> Table:
-    """The reader's number beside the true one."""
-    return Table([{"question": question, "your guess": guess, "true value": true, "unit": unit,
-                   "off by": None if guess is None else guess - true}],
+    """The reader's number beside the true one, which waits for it."""
+    told = guess is not None
+    return Table([{"question": question, "your guess": guess if told else "make one",
+                   "true value": true if told else None, "unit": unit,
+                   "off by": guess - true if told else None}],
                  {"your guess": ",.4g", "true value": ",.4g", "off by": "+,.3g"})
 
 

@@ -253,7 +253,7 @@ class Chapter:
                                        torch.ones_like(drawn[:1])])
         return self.lab.figure(
             labelled_rows(rows, "Between two codes: originals at the ends, ten decoded steps",
-                          columns=[name[:8] for name in positions(STEPS)], zoom=2, label=120),
+                          columns=positions(STEPS), zoom=2, label=120),
             "interpolation", "Four rows of ten decoded steps between pairs of test images, which "
             "stand at both ends, and one between two draws: colours fade into each other",
             picture=True)
@@ -380,7 +380,7 @@ PATH_FORMATS = {"mean squared step": ".6f", "±": ".6f", "exponent": ".2f", "eve
 
 def positions(steps: int) -> list[str]:
     """Names of the columns of a row that stands between two originals."""
-    return ["original", *(f"t = {i / (steps - 1):g}" for i in range(steps)), "original"]
+    return ["original", *(f"t = {i / (steps - 1):.2g}" for i in range(steps)), "original"]
 
 
 def zoom_of(images: Tensor) -> int:
