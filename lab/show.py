@@ -221,16 +221,16 @@ def in_notebook() -> bool:
 class Progress:
     """A live line, at most once a second, and a log that stays.
 
-    In Jupyter the live line is one display that ends on the text it began with, or without a log
-    on none, so that what is stored does not depend on speed; in a terminal it is overwritten, and
-    elsewhere not shown.
+    In Jupyter the live line is one display that ends on the text it began with, which is none
+    without a log, so that what is stored does not depend on speed; in a terminal it is
+    overwritten, and elsewhere not shown.
     """
 
     def __init__(self, head: str, log: bool = True):
         self.head, self.log, self.shown, self.handle = head, log, 0.0, None
         if in_notebook():
             from IPython.display import Pretty, display
-            self.handle = display(Pretty(head), display_id=True)
+            self.handle = display(Pretty(head if log else ""), display_id=True)
         else:
             print(head, flush=True)
 

@@ -30,6 +30,12 @@ P2_FC = DENSE.but(name="p2-fc", lr=5e-4, **EARLY)
 LIGHT = Recipe("improved", widths=(32, 64, 128), norm=False, activation="silu", start="linear",
                batch=32, schedule="onecycle", clip=300.0)
 HEAVY = LIGHT.but(widths=(64, 128, 256), residual=1)
+SPRINT = LIGHT.but(name="sprint", start_images=10_000, epochs=1)
+LOW = dict(schedule="onecycle", lr=3e-4)
+FROM_PCA = DENSE.but(name="fc-pca", start="weights", start_gain=1.25, **LOW)
+LINEAR = FROM_PCA.but(name="linear", widths=())
+CYCLE, CYCLE_LOW = (DENSE.but(name=name, **LOW | rate) for name, rate in (
+    ("fc-cycle", dict(lr=1e-3)), ("fc-cycle-low", {})))
 
 # Fingerprint and number of the training images, fingerprint of those that decide when to stop.
 CIFAR = ("2d5349f04928d6b2", 50_000, None)
@@ -50,6 +56,20 @@ RUNS = [
     ("fc-10-e40c7f40", DENSE, 10, 2, CIFAR), ("fc-10-1886a04b", DENSE, 10, 0, PERMUTED),
     ("fc-wide-10-5efff057", DENSE.but(name="fc-wide", widths=(768,)), 10, 0, CIFAR),
     ("improved-10-80fa6686", HEAVY, 10, 0, CIFAR), ("improved-10-f62613f4", LIGHT, 10, 0, CIFAR),
+    ("improved-10-d604845d", LIGHT, 10, 1, CIFAR), ("improved-10-c0392c77", LIGHT, 10, 2, CIFAR),
+    ("improved-14-74ea37a1", LIGHT, 14, 0, CIFAR), ("sprint-1-0b0f9d95", SPRINT, 1, 0, CIFAR),
+    ("sprint-1-ec2a261e", SPRINT, 1, 1, CIFAR), ("sprint-1-8f613c2e", SPRINT, 1, 2, CIFAR),
+    ("fc-pca-10-06b55cf4", FROM_PCA, 10, 0, CIFAR), ("fc-pca-10-2a818133", FROM_PCA, 10, 1, CIFAR),
+    ("fc-pca-10-d2ec1da2", FROM_PCA, 10, 2, CIFAR),
+    ("fc-pca-10-3c7cb37d", FROM_PCA, 10, 0, PERMUTED),
+    ("linear-10-aa8d2209", LINEAR, 10, 0, CIFAR), ("linear-10-bc95622a", LINEAR, 10, 1, CIFAR),
+    ("linear-10-bfdf421a", LINEAR, 10, 2, CIFAR), ("fc-cycle-10-8b8b3895", CYCLE, 10, 0, CIFAR),
+    ("fc-cycle-10-5fd45c04", CYCLE, 10, 1, CIFAR), ("fc-cycle-10-3cfe88a6", CYCLE, 10, 2, CIFAR),
+    ("fc-cycle-low-10-3358de1a", CYCLE_LOW, 10, 0, CIFAR),
+    ("fc-cycle-low-10-1a1d7e56", CYCLE_LOW, 10, 1, CIFAR),
+    ("fc-cycle-low-10-f46662cc", CYCLE_LOW, 10, 2, CIFAR),
+    ("conv-cycle-10-20d2bc18", CONV.but(name="conv-cycle", schedule="onecycle"), 10, 0, CIFAR),
+    ("conv-cycle-low-10-12dc6215", CONV.but(name="conv-cycle-low", **LOW), 10, 0, CIFAR),
     ("celeba64-10-720e96f9", FACES, 10, 0, FACES_64),
     ("celeba64-d128-10-65ac931a", FACES.but(name="celeba64-d128", latent=128), 10, 0, FACES_64),
     ("small-5-9fbc46d5", SMALL, 5, 0, CIFAR),

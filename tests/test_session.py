@@ -160,10 +160,16 @@ def test_every_wanted_training_is_another_one(here):
     folders = [wanted.folder for wanted in session.wanted.values()]
     folders += [session.job(name).folder for name in Lab.DEFAULT]
     assert len(set(folders)) == len(folders)
-    assert {"conv, permuted", "fc, permuted", "fc, seed 1", "fc, seed 2", "conv, seed 1", "fc-wide",
-            "fc-pca, permuted", "improved, 3 epochs", "conv, 6 epochs", "sprint, seed 2",
+    assert {"conv, permuted", "fc, permuted", "fc, seed 1", "conv, seed 1", "fc-wide",
+            "fc-pca, permuted", "improved, 3 epochs", "conv, 6 epochs", "sprint, seed 1",
             "p1-fc, seed 1", "celeba128, half", "celeba128, seed 1", "celeba64-d128",
             "sigma-learned"} < session.wanted.keys()
+
+
+def test_a_shortened_run_trains_fewer_seeds(here):
+    short, full = here(EPOCHS=2).wanted, here(EPOCHS=0, TRAIN_LIMIT=0).wanted
+    assert "fc, seed 2" in full and "fc, seed 2" not in short
+    assert "fc, seed 1" in short
 
 
 def test_settings_are_checked_at_once():

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    return Lab({"EPOCHS": 1, "TRAIN_LIMIT": 60, "DATA": "standin", "DEVICE": "cpu",
+    return Lab({"EPOCHS": 1, "TRAIN_LIMIT": 20, "DATA": "standin", "DEVICE": "cpu",
                 "PRECISION": "fp32", "RUNS": str(tmp_path_factory.mktemp("opening"))})
 
 
