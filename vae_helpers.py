@@ -454,11 +454,8 @@ def plot_rate_distortion(rate: Tensor, distortion: Tensor, points: dict[str, tup
     axes.plot(rate, distortion, color=GREY, label="best linear VAEs, σ² swept")
     for (name, point), marker in zip(marked.items(), "x+", strict=False):
         axes.plot(*point, marker, color="black", ms=8, ls="", label=f"linear, {name}")
-    places = ((7, 5, "left"), (-7, -12, "right"), (7, 14, "left"), (9, -10, "left"))
-    for i, (name, point) in enumerate(sorted(points.items(), key=lambda item: item[1])):
-        x, y, side = places[i % 4]                              # apart by turns
-        axes.plot(*point, **style_of(name) | {"ls": "", "ms": 6})
-        axes.annotate(name, point, textcoords="offset points", xytext=(x, y), ha=side, fontsize=9)
+    for name, point in points.items():
+        axes.plot(*point, **style_of(name) | {"ls": "", "ms": 7}, label=name)
     right, top = (max(values) for values in zip(*points.values(), strict=True))
     axes.set(xlabel="rate: KL, nats per image", ylabel="squared error per image",
              xlim=(-2, 1.25 * right), ylim=(0, 1.6 * top), title="What the nats buy")

@@ -22,12 +22,12 @@ WIDTH = 100
 
 # What the assignment asks, the finding that is shown of each, and what that number is.
 ITEMS = [
-    ("Q1", "q1.mixture", "from the codes' mixture to the prior"),
-    ("Q2", "q2.ratio_baseline", "times as many draws without it"),
+    ("Q1", "q1.mixture", "from mean and covariance of all codes to the prior's"),
+    ("Q2", "q2.ratio_baseline", "times as many draws without it, with a baseline"),
     ("Q3", "q3.noise", "that the noise costs"),
     ("Q4", "q4.dof", "degrees of freedom"),
     ("Task 1", "conv.above_floor", "above the floor, convolution"),
-    ("Task 2", "task2.doubling", "when steps double; 2 is smooth"),
+    ("Task 2", "improved_paths.doubling", "when steps double; 2 is smooth"),
     ("Task 3", "faces.spread.s025", "of the full spread, at ¼ scale")]
 
 

@@ -141,7 +141,7 @@ def render_trainings(results: dict[str, Any]) -> list[str]:
     where = " and ".join(dict.fromkeys(f"{t['device']}, {t['precision']}" for t in trainings))
     torch = results["versions"].get("torch", "")
     return ["", *table(head, rows, numbers=1), "", f"All {len(trainings)} trainings take "
-            f"{hours:.1f} hours; trained on {where}; PyTorch {torch}."]
+            f"{hours:.1f} hours at that pace; trained on {where}; PyTorch {torch}."]
 
 
 def with_results(readme: str, results: dict[str, Any]) -> str:

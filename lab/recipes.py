@@ -31,7 +31,7 @@ def _table() -> dict[str, Recipe]:
                    norm=False, link="tanh", reconstruction="sse", batch=64)
     recipes = [
         conv, fc, improved,
-        improved.but(name="sprint", start_images=10_000, epochs=1),
+        improved.but(name="sprint", start_images=10_000, batch=128, lr=4e-3, epochs=1),
         fc.but(name="fc-wide", widths=(768,)),
         fc.but(name="fc-pca", **pca), fc.but(name="linear", widths=(), **pca),
         *(r.but(name=f"{r.name}-cycle", schedule="onecycle") for r in (conv, fc)),

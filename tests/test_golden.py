@@ -30,7 +30,7 @@ P2_FC = DENSE.but(name="p2-fc", lr=5e-4, **EARLY)
 LIGHT = Recipe("improved", widths=(32, 64, 128), norm=False, activation="silu", start="linear",
                batch=32, schedule="onecycle", clip=300.0)
 HEAVY = LIGHT.but(widths=(64, 128, 256), residual=1)
-SPRINT = LIGHT.but(name="sprint", start_images=10_000, epochs=1)
+SPRINT = LIGHT.but(name="sprint", start_images=10_000, batch=128, lr=4e-3, epochs=1)
 LOW = dict(schedule="onecycle", lr=3e-4)
 FROM_PCA = DENSE.but(name="fc-pca", start="weights", start_gain=1.25, **LOW)
 LINEAR = FROM_PCA.but(name="linear", widths=())
@@ -57,8 +57,8 @@ RUNS = [
     ("fc-wide-10-5efff057", DENSE.but(name="fc-wide", widths=(768,)), 10, 0, CIFAR),
     ("improved-10-80fa6686", HEAVY, 10, 0, CIFAR), ("improved-10-f62613f4", LIGHT, 10, 0, CIFAR),
     ("improved-10-d604845d", LIGHT, 10, 1, CIFAR), ("improved-10-c0392c77", LIGHT, 10, 2, CIFAR),
-    ("improved-14-74ea37a1", LIGHT, 14, 0, CIFAR), ("sprint-1-0b0f9d95", SPRINT, 1, 0, CIFAR),
-    ("sprint-1-ec2a261e", SPRINT, 1, 1, CIFAR), ("sprint-1-8f613c2e", SPRINT, 1, 2, CIFAR),
+    ("improved-14-74ea37a1", LIGHT, 14, 0, CIFAR), ("sprint-1-c570cd2e", SPRINT, 1, 0, CIFAR),
+    ("sprint-1-296529d6", SPRINT, 1, 1, CIFAR), ("sprint-1-2a502b25", SPRINT, 1, 2, CIFAR),
     ("fc-pca-10-06b55cf4", FROM_PCA, 10, 0, CIFAR), ("fc-pca-10-2a818133", FROM_PCA, 10, 1, CIFAR),
     ("fc-pca-10-d2ec1da2", FROM_PCA, 10, 2, CIFAR),
     ("fc-pca-10-3c7cb37d", FROM_PCA, 10, 0, PERMUTED),

@@ -287,7 +287,8 @@ class Chapter:
                 means + self.readings[key].sigma2 ** 0.5 * eps)
         rows["full covariance"] = self.samples["full"][:8]
         return self.lab.figure(
-            labelled_rows(rows, "One network, two decoder variances", zoom=2), "blur",
+            labelled_rows(rows, "Two decoder variances of one network, and a Gaussian "
+                          "without latent variables", zoom=2), "blur",
             "Eight test images; their reconstructions, sharper with the learned variance; samples, "
             "and the same with the decoder's own noise, nothing but noise at variance ½; coloured "
             "clouds of a Gaussian with full covariance", picture=True)

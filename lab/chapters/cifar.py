@@ -248,6 +248,7 @@ class Chapter:
                 ("fc_pca.behind_conv", "fc_pca.above_floor", "conv_cycle.above_floor"),
                 ("fc_cycle.less", "fc.above_floor", "fc_cycle.above_floor"),
                 ("fc_wide.less", "fc.above_floor", "fc_wide.above_floor"),
+                ("fc_pca.less_best", "fc_cycle.above_floor", "fc_pca.above_floor"),
                 ("fc_pca.trained", "pca_gain.above_floor", "fc_pca.above_floor"),
                 ("linear.trained", "pca_gain.above_floor", "linear.above_floor")):
             if more in found and less in found:
@@ -311,8 +312,8 @@ class Chapter:
                  shown["sprint"], "than conv's best epoch, test")
         return self.lab.figure(plot_by_seconds(curves, self.lines()), "cifar-seconds",
                                "Test loss above the floor against seconds of training for conv, "
-                               "fc, improved and sprint, which lies at the far left and below "
-                               "conv, with the levels of PCA")
+                               "fc, improved and sprint, which is below conv long before "
+                               "conv is there, with the levels of PCA")
 
     # ---- batch normalisation
 

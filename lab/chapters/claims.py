@@ -45,7 +45,7 @@ def by_verdict(found: Findings, claims: tuple[Claim, ...] = CLAIMS) -> list[dict
         for claim in claims:
             if claim.source == source:
                 cells[heads[claim.verdict(found)]].append(claim.sentence)
-        rows.append({"source": source} | {head: "; ".join(cell) for head, cell in cells.items()})
+        rows.append({"source": source} | {head: " · ".join(cell) for head, cell in cells.items()})
     return rows
 
 

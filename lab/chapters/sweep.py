@@ -245,7 +245,8 @@ class Chapter:
         epochs, loss = CLAIMED[label]
         get = numbers.get
         return {"training": label if numbers else f"{label}: not trained here",
-                "batch, rate, latent": f"{recipe.batch}, {recipe.lr * 1e4:g}e-4, {recipe.latent}",
+                "batch, rate, latent": f"{recipe.batch}, {recipe.lr:.0e}, {recipe.latent}".replace(
+                    "e-0", "e-"),
                 "epochs": get("epochs"), "claimed epochs": epochs, "best epoch": get("best"),
                 "training loss": get("training_loss"), "held-out loss": get("loss"),
                 "claimed loss": loss, "test loss": get("test_loss"),

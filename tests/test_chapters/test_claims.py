@@ -112,7 +112,7 @@ def test_verdicts_stand_by_source_and_every_claim_in_one_cell():
     assert a == {"source": "a", "holds": "small", "fails": "large", "holds in part": "",
                  "undecided": ""}
     assert (b["holds"], b["holds in part"]) == ("sure", "half")
-    assert c["undecided"] == "absent; no test"
+    assert c["undecided"] == "absent · no test"
 
 
 def test_verdicts_counted_before_a_number_was_there_are_refused():
