@@ -85,7 +85,7 @@ def test_number_stands_with_its_unit_and_its_name(rows, item, number):
 
 
 def test_number_that_is_missing_is_named(rows):
-    assert "task2.doubling is not among the results" in rows["Task 2"]
+    assert "improved_paths.doubling is not among the results" in rows["Task 2"]
 
 
 def test_figure_is_the_first_of_the_chapter_and_its_cell_is_shown(rows):

@@ -412,7 +412,8 @@ class Chapter:
                                   "training faces, reconstructed: what memory would score"),
                          strict=True))
         found, rows = distances_to_training(groups, known, self.lab.face_judge.net), []
-        own = (found["control"]["index"] == torch.arange(n)).double().mean().item()
+        index = found["control"]["index"]
+        own = (index == torch.arange(len(index))).double().mean().item()
         self._find("memory.control_own", own, note="nearest training face is the face itself")
         heads = {"pixels": "in pixels", "pixels_error": "±, pixels", "features": "in features",
                  "features_error": "±, features"}
