@@ -208,7 +208,7 @@ class Job:
 
 def like(recipe: Recipe) -> Recipe:
     """The recipe without what a step's time does not depend on."""
-    loss = {} if recipe.start == "linear" else dict(reconstruction="sse", sigma=None)
+    loss = {} if recipe.start != "random" else dict(reconstruction="sse", sigma=None)
     return recipe.but(name="like", beta=1.0, lr=1e-3, epochs=1, patience=0, noise=True, latent=128,
                       **loss)
 

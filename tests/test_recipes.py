@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lab.recipes import CHAPTERS, RECIPES, TRIALS, Settings, check_settings
+from lab.runs import like
 from vae_helpers import build, count_parameters
 
 PARAMETERS = {
@@ -84,6 +85,11 @@ DESIGN = {
 def test_recipes_are_those_of_the_design(name):
     fields, wanted = dataclasses.asdict(RECIPES[name]), COMMON | DESIGN[name]
     assert {field: fields[field] for field in wanted} == wanted and fields["name"] == name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_pace_of_every_recipe_can_be_measured(name):
+    assert like(RECIPES[name]).name == "like"
 
 
 def test_every_recipe_belongs_to_one_chapter():
