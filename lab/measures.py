@@ -293,10 +293,9 @@ def posterior_distances(mu: Tensor, logvar: Tensor, block: int = 8) -> Tensor:
     return found.fill_diagonal_(math.inf)
 
 
-def nearest_among(distances: Tensor, n: int) -> float:
-    """The median distance to the nearest one, where every n in a row are on their own."""
-    groups = [distances[i:i + n, i:i + n] for i in range(0, len(distances) - n + 1, n)]
-    return torch.cat([group.min(1).values for group in groups]).median().item()
+def median_nearest(distances: Tensor) -> float:
+    """The median over (N, N) distances of that to the nearest one."""
+    return distances.min(1).values.median().item()
 
 
 class Gradients(NamedTuple):

@@ -227,10 +227,11 @@ class Progress:
     """
 
     def __init__(self, head: str, log: bool = True):
-        self.head, self.log, self.shown, self.handle = head, log, 0.0, None
+        self.log, self.shown, self.handle = log, 0.0, None
+        self.rest = head if log else ""                 # what the live line in Jupyter ends on
         if in_notebook():
             from IPython.display import Pretty, display
-            self.handle = display(Pretty(head if log else ""), display_id=True)
+            self.handle = display(Pretty(self.rest), display_id=True)
         else:
             print(head, flush=True)
 
@@ -251,11 +252,11 @@ class Progress:
             print(text, flush=True)
 
     def done(self) -> None:
-        if self.handle and not self.log:
+        if self.handle:
             from IPython.display import Pretty
-            self.handle.update(Pretty(""))
+            self.handle.update(Pretty(self.rest))
         else:
-            self._live(self.head if self.handle else "", end="\r")
+            self._live("", end="\r")
 
     def _live(self, text: str, end: str = "") -> None:
         if self.handle:

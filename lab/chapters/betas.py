@@ -387,7 +387,7 @@ class Chapter:
         for dim in DIMS:
             rows[f"dimension {dim}, β = 1\nKL {self.kl[key][dim].item():.2f} nats"] = traverse(
                 self.runs[key].model, self.codes[key][0][:1], dim, 3.0)
-        for label, (one, dim, sign) in self._chains(1).items():
+        for label, (one, dim, sign) in self._chain().items():
             rows[label] = traverse(self.runs[one].model, self.codes[one][0][:1], dim,
                                    3 * sign * self._spread(one, dim))
         return self._picture(rows, "One test face, moved along single dimensions",
@@ -400,8 +400,8 @@ class Chapter:
         mu, logvar = (codes[:, dim] for codes in self.codes[key])
         return (mu.var() + logvar.exp().mean()).sqrt().item()
 
-    def _chains(self, n: int) -> dict[str, tuple[str, int, int]]:
-        """Rows for the n dimensions of β = 1 whose partners with both other β are best: label, and
+    def _chain(self) -> dict[str, tuple[str, int, int]]:
+        """Rows for the dimension of β = 1 whose partners with both other β are best: label, and
         model, dimension, and whether that falls (-1) as the first rises."""
         if not all(len(self.live.get(key, ())) for key in EQUAL):
             return {}
@@ -412,13 +412,13 @@ class Chapter:
             partners[key] = {i: (rho, j, sign) for (i, j), rho, sign in zip(
                 *(values.tolist() for values in found), strict=True)}
         shared = [i for i in partners["4"] if i in partners["10"]]
-        shared.sort(key=lambda i: -min(partner[i][0] for partner in partners.values()))
-        rows = {}
-        for i in shared[:n]:
-            rows[f"dimension {i}, β = 1\nKL {self.kl['1'][i].item():.2f}, matched:"] = "1", i, 1
-            for key, partner in partners.items():
-                rho, j, sign = partner[i]
-                rows[f"dimension {j}, β = {key}\n|ρ| = {rho:.2f} with {i}"] = key, j, sign
+        if not shared:
+            return {}
+        i = max(shared, key=lambda i: min(partner[i][0] for partner in partners.values()))
+        rows = {f"dimension {i}, β = 1\nKL {self.kl['1'][i].item():.2f}, matched:": ("1", i, 1)}
+        for key, partner in partners.items():
+            rho, j, sign = partner[i]
+            rows[f"dimension {j}, β = {key}\n|ρ| = {rho:.2f} with {i}"] = key, j, sign
         return rows
 
     def matching(self) -> Table:

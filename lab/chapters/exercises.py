@@ -23,14 +23,13 @@ def answer(question: str, guess: float | None, true: float, unit: str) -> Table:
 class Chapter:
     """Questions about CIFAR-10, each with a parameter to play with and a guess to make."""
 
-    def __init__(self, lab: Lab, scale, cifar):
-        self.lab, self.scale, self.cifar = lab, scale.cifar, cifar
+    def __init__(self, lab: Lab, scale):
+        self.lab, self.scale = lab, scale.cifar
 
     def directions(self, beta: float = 4.0, guess: float | None = None) -> Table:
         """How many directions the best linear VAE keeps at a weight of the KL."""
         sigma2 = RECIPES["p1-conv"].but(beta=beta).sigma2
         kept = measures.linear_optimum(self.scale.spectrum, sigma2).active
-        self.lab.found.add("exercise.directions", kept, "directions", note=f"β = {beta:g}")
         return answer(f"squared error + {beta:g} KL on CIFAR-10: how many of 3,072 directions does "
                       "the best linear VAE keep?", guess, kept, "directions")
 
@@ -39,7 +38,6 @@ class Chapter:
         recipe = RECIPES["p1-conv"]
         small, large = (measures.linear_optimum(self.scale.spectrum, recipe.sigma2, n).loss()
                         for n in (size, recipe.latent))
-        self.lab.found.add("exercise.latent", small - large, "nats", note=f"{size} dimensions")
         return answer(f"{size} latent dimensions instead of {recipe.latent}: what does that cost "
                       "the best linear VAE?", guess, small - large, "nats")
 
@@ -50,7 +48,5 @@ class Chapter:
         precision = usable(run.precision, next(run.model.parameters()).device)
         there, moved = (summary(run.recipe, evaluate(run.model, part, precision=precision,
                                                      seed=seed))["loss"] for part in images)
-        self.lab.found.add(f"exercise.permuted_{name}", moved - there, "nats", run,
-                           "2,000 test images")
         return answer(f"{name}, trained on images as they are, is tested on permuted pixels: what "
                       "does that cost?", guess, moved - there, "nats")

@@ -241,7 +241,7 @@ class Chapter:
         return Table(rows, {"parameters": ",", "training loss": ",.1f", "test loss": ",.1f",
                             "above the floor": ".1f", "KL": ".1f", "distortion": ".1f",
                             "share of the way": ".0%", "seconds": ",.0f"},
-                     unshown=("parameters", "distortion", "images/s"))
+                     unshown=("parameters", "distortion"))
 
     def examples(self) -> Figure:
         """Test faces, their reconstructions, and samples."""

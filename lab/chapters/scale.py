@@ -88,7 +88,6 @@ def loss_row(name: str, terms: dict, scale: Scale, run: Run | None = None) -> di
             "epoch": terms.get("epoch"), "training loss": terms.get("loss"), "test loss": loss,
             "above the floor": loss - scale.test_floor, "KL": terms["test_kl"],
             "distortion": rest - scale.test_floor, "share of the way": scale.way(loss),
-            "images/s": run and run.identity["images"] / run.pace,
             "seconds": run and run.seconds}
 
 

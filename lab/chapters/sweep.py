@@ -383,7 +383,6 @@ class Chapter:
                 best = made.pop(setting)
                 keep(f"sweep.margin.{name}", min(made) - best,
                      note=f"the better other setting less {SETTINGS[setting]}, fc")
-                keep(f"sweep.behind.{name}", best - min(made), note="the same, turned round")
         if {ON, "p1-fc"} <= self.runs.keys():
             keep("sweep.margin.stopped", self.numbers["p1-fc"]["test_loss"]
                  - self.numbers[ON]["test_loss"], "nats", note="p1-fc stopped less not stopped")

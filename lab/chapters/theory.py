@@ -471,7 +471,7 @@ class Chapter:
             units = {t: measures.active_units(kl, t) for t in (0.01, 0.1)}
             self.keep(f"{key}.active", units[0.01], "dimensions", run, "above 0.01 nats")
             self.keep(f"{key}.active_tenth", units[0.1], "dimensions", run, "above 0.1 nats")
-            near = measures.nearest_among(self.distances[label], len(kl))
+            near = measures.median_nearest(self.distances[label])
             rows.append({"model": label, "KL": kl.sum(1).mean().item(),
                          "dimensions above 0.01 nats": units[0.01], "above 0.1": units[0.1],
                          "degrees of freedom": self.keep(

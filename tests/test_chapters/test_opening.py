@@ -68,7 +68,7 @@ def test_a_guess_stands_beside_the_true_value():
 
 def test_exercises_have_the_answers_of_the_closed_form(lab):
     made = scale.Chapter(lab)
-    ask, values = exercises.Chapter(lab, made, None), made.cifar.spectrum.eigenvalues
+    ask, values = exercises.Chapter(lab, made), made.cifar.spectrum.eigenvalues
     kept = ask.directions(beta=4, guess=0).rows[0]["true value"]
     assert kept == (values > 2).sum()                   # sigma² = β / 2
     few, many = (ask.latent(size, 0).rows[0]["true value"] for size in (2, 16))
@@ -76,5 +76,5 @@ def test_exercises_have_the_answers_of_the_closed_form(lab):
 
 
 def test_permuting_the_test_images_alone_is_measured(lab):
-    row = exercises.Chapter(lab, scale.Chapter(lab), None).permuted("fc", guess=1.0).rows[0]
+    row = exercises.Chapter(lab, scale.Chapter(lab)).permuted("fc", guess=1.0).rows[0]
     assert row["off by"] == 1.0 - row["true value"]
