@@ -31,7 +31,7 @@ from lab.recipes import RECIPES
 from lab.runs import Job, Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows
-from lab.training import encode_set, reconstruct
+from lab.training import decode_set, encode_set
 from vae_helpers import GREY, VAE, Recipe, as_pixels, kl_divergence, new_figure, style_of
 
 BETAS = (1, 4, 10)
@@ -166,13 +166,17 @@ class Chapter:
     def live(self) -> dict[str, Tensor]:
         return {key: live(kl) for key, kl in self.kl.items()}
 
+    def _decoded(self, key: str, n: int) -> Tensor:
+        """A model's reconstructions of the first n test faces."""
+        return decode_set(self.runs[key].model, self.codes[key][0][:n])
+
     @cached_property
     def sharpness(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Sharpness of the reconstructions of the first test faces, and of these faces: as they
         are, and halved in size, which leaves out the finest grain."""
         images = self.faces.test.images[:200]
         shown = {"faces": as_pixels(images)} | {
-            key: reconstruct(run.model, images) for key, run in self.runs.items()}
+            key: self._decoded(key, len(images)) for key in self.runs}
         return {key: (measures.sharpness(x), measures.sharpness(F.avg_pool2d(x, 2)))
                 for key, x in shown.items()}
 
@@ -335,7 +339,7 @@ class Chapter:
             return self._missing()
         images = self.faces.test.images[:SHOWN]
         rows = {"test faces": images} | {
-            self.names[key]: reconstruct(self.runs[key].model, images) for key in keys}
+            self.names[key]: self._decoded(key, SHOWN) for key in keys}
         return self._picture(rows, "The same test faces through codes of three prices",
                              "beta-reconstructions", "Eight test faces, and below them their "
                              "reconstructions with β = 1, 4 and 10 after equal epochs, then with "
