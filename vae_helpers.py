@@ -450,7 +450,7 @@ def plot_bars(groups: dict[str, dict[str, float]], title: str, xlabel: str):
 def plot_rate_distortion(rate: Tensor, distortion: Tensor, points: dict[str, tuple[float, float]],
                          marked: dict[str, tuple[float, float]]):
     """Models in the plane of rate and squared error, over the curve of the best linear VAEs."""
-    figure, axes = new_figure(width=7, height=3.6)
+    figure, axes = new_figure(width=8, height=3.2)
     axes.plot(rate, distortion, color=GREY, label="best linear VAEs, σ² swept")
     for (name, point), marker in zip(marked.items(), "x+", strict=False):
         axes.plot(*point, marker, color="black", ms=8, ls="", label=f"linear, {name}")
@@ -460,18 +460,4 @@ def plot_rate_distortion(rate: Tensor, distortion: Tensor, points: dict[str, tup
     axes.set(xlabel="rate: KL, nats per image", ylabel="squared error per image",
              xlim=(-2, 1.25 * right), ylim=(0, 1.6 * top), title="What the nats buy")
     axes.legend(fontsize=8)
-    return figure
-
-
-def plot_by_scale(scales: list[float], panels: dict[str, dict[str, list[float]]],
-                  lines: dict[str, dict[str, float]], model: str):
-    """Numbers of samples by the scale s of their latent vectors, a panel for each title."""
-    figure, axes = new_figure(len(panels), width=9, height=2.8)
-    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
-        for (name, values), dash in zip(curves.items(), ("-", "--"), strict=False):
-            ax.plot(scales, values, **style_of(model) | {"ls": dash}, label=name)
-        reference_lines(ax, lines.get(title, {}))
-        ax.axvline(1, color=GREY, lw=0.8)
-        ax.set(xlabel="scale s of z", title=title)
-        ax.legend(fontsize=8)
     return figure

@@ -201,19 +201,6 @@ def curvature_law(curvature: Tensor, logvar: Tensor, beta: float) -> Law:
     return Law(slope(x, y).item(), error.item(), torch.corrcoef(torch.stack([x, y]))[0, 1].item())
 
 
-def overlap_and_change(model: VAE, mu: Tensor, logvar: Tensor,
-                       draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For pairs from near to far: -ln of the posteriors' overlap, and the root mean square change
-    of the decoding, (N,) each."""
-    order = torch.cdist(mu, mu).fill_diagonal_(-1.0).argsort(1)[:, 1:]      # itself comes first
-    most = torch.tensor(float(order.shape[1])).log()
-    rank = (torch.rand(len(mu), 1, generator=draw) * most).exp().long() - 1
-    other = order.gather(1, rank.clamp(min=0)).squeeze(1)
-    distance = measures.posterior_distance(mu, logvar, mu[other], logvar[other])
-    change = (decode_set(model, mu) - decode_set(model, mu[other])).square().mean((1, 2, 3)).sqrt()
-    return distance, change
-
-
 # ---- what a dimension moves
 
 

@@ -169,11 +169,16 @@ class Gallery:
 
 
 def labelled_rows(rows: dict[str, torch.Tensor], title: str, columns: Sequence[str] = (),
-                  zoom: int = 3, label: int = 150):
-    """Rows of as many images each, their names at the left and columns' names above, as pixels."""
+                  zoom: int = 3, label: int = 150, blocks: int = 1):
+    """Rows of as many images each, their names at the left and columns' names above, as pixels.
+
+    The images of each row stand in `blocks` of as many, with room between them.
+    """
     dpi, pad, top = 100, 14, 60 if columns else 38
-    sheet = tile(torch.cat([as_pixels(images) for images in rows.values()]),
-                 len(next(iter(rows.values()))), zoom)
+    parts = zip(*(as_pixels(images).chunk(blocks) for images in rows.values()), strict=True)
+    sheets = [tile(torch.cat(part), len(part[0]), zoom) for part in parts]
+    white = np.full((len(sheets[0]), 8 * zoom, 3), 255, dtype=np.uint8)
+    sheet = np.hstack([piece for one in sheets for piece in (white, one)][1:])
     h, w = sheet.shape[:2]
     width, height = label + w + 2 * pad, top + h + pad
     figure = plt.figure(figsize=(width / dpi, height / dpi), dpi=dpi)

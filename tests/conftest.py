@@ -33,7 +33,7 @@ def python(*arguments, cwd):
                           text=True, encoding="utf-8", capture_output=True)
 
 
-# ---- the notebook, executed twice from nothing while the other tests run
+# ---- the notebook, executed twice while the other tests run: from nothing, then with what that left
 
 
 def pytest_collection_modifyitems(items):
@@ -48,18 +48,19 @@ def pytest_collection_finish(session):
 
 
 def execute_twice(config):
-    """The executed copy of papermill, and what nbval says of it after another execution."""
-    factory = pytest.TempPathFactory.from_config(config, _ispytest=True)
-    first, second = factory.mktemp("first"), factory.mktemp("second")
-    path = first / "copy.ipynb"
+    """The executed copy of papermill, and what nbval says of it after another execution.
+
+    As a reader's second Restart & Run All, that one loads what the first has trained.
+    """
+    folder = pytest.TempPathFactory.from_config(config, _ispytest=True).mktemp("notebook")
+    path = folder / "copy.ipynb"
     made = python("-m", "papermill", ROOT / "MZ_VAE_Assignment.ipynb", path,
-                  "-f", ROOT / "tests" / "nbval.yaml", cwd=first)
+                  "-f", ROOT / "tests" / "nbval.yaml", cwd=folder)
     if made.returncode:
         return made, None, path
-    (second / path.name).write_bytes(path.read_bytes())
     again = python("-m", "pytest", "--quiet", "--nbval", "--nbval-current-env",
-                   "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "--rootdir", second,
-                   second / path.name, cwd=second)
+                   "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "--rootdir", folder,
+                   path, cwd=folder)
     return made, again, path
 
 

@@ -550,30 +550,6 @@ def test_rate_distortion_shows_the_curve_and_every_point():
     assert shown == points
 
 
-def test_code_shows_kl_by_dimension_and_change_by_distance():
-    kl, distance = torch.tensor([3.0, 2.0, 0.1]), torch.tensor([0.1, 1.0, 10.0])
-    change = torch.tensor([0.2, 0.3, 0.5])
-    left, right = theory_plots.plot_code(kl, {"active": 2.5, "dof": 1.5}, distance, change).axes
-    assert [bar.get_height() for bar in left.patches] == pytest.approx(kl.tolist())
-    assert {label: x for label, (x, _) in lines(left).items()} == {
-        "active": [2.5, 2.5], "dof": [1.5, 1.5]}
-    known = torch.stack([distance, change], 1).numpy()
-    np.testing.assert_allclose(right.collections[0].get_offsets(), known)
-
-
-@pytest.mark.parametrize("model", ["celeba64", "unknown"])
-def test_numbers_by_scale_are_those_given_with_their_levels(model):
-    scales = [0.25, 1.0, 2.0]
-    panels = {"spread": {"samples": [1.0, 2, 3], "codes": [3.0, 2, 1]},
-              "detail": {"samples": [5.0, 6, 7]}}
-    figure = helpers.plot_by_scale(scales, panels, {"detail": {"real": 6.5}}, model)
-    for axes, (title, curves) in zip(figure.axes, panels.items(), strict=True):
-        for name, values in curves.items():
-            assert lines(axes)[name] == (scales, values)
-        assert axes.get_title() == title
-    assert lines(figure.axes[1])["real"][1] == [6.5, 6.5] and "real" not in lines(figure.axes[0])
-
-
 def test_running_means_are_drawn_with_their_bands_about_the_known_value():
     n = torch.arange(1.0, 6)
     near = {"pathwise": (n, n / 10), "baseline": (2 * n, n)}

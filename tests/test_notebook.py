@@ -149,6 +149,6 @@ def test_what_needs_no_training_shows_what_is_committed(notebook, executed):
 
 
 def test_another_execution_shows_the_same(executions):
-    """It trains from nothing in another folder; only times, devices and rates may differ."""
+    """It loads what the first has trained; only times, devices and rates may differ."""
     _, again, _ = executions
     assert again and again.returncode == 0, again and again.stdout[-6000:] + again.stderr[-2000:]

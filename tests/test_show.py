@@ -165,6 +165,19 @@ def test_labelled_rows_show_every_pixel_and_name_rows_and_columns():
     plt.close(drawn)
 
 
+def test_labelled_rows_stand_in_blocks_with_room_between_them():
+    """One row of four images of one colour each, in two blocks of two."""
+    colours = torch.tensor([0, 50, 100, 150], dtype=torch.uint8)
+    images = colours.view(4, 1, 1, 1).expand(4, 3, 8, 8)
+    drawn = labelled_rows({"": images}, "", zoom=1, label=50, blocks=2)
+    drawn.canvas.draw()
+    row = np.asarray(drawn.canvas.buffer_rgba())[38, 64:, 0]    # below the title, beside the name
+    for x, colour in zip((0, 10, 26, 36), colours.tolist(), strict=True):
+        assert (row[x:x + 8] == colour).all()
+    assert (row[18:26] == 255).all()                            # between the blocks
+    plt.close(drawn)
+
+
 def test_a_picture_of_noise_is_kept_whole(tmp_path):
     """It takes more than a byte a pixel, which is what the writer of JPEGs is prepared for."""
     noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8,

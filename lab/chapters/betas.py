@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,7 +22,6 @@ from lab.chapters.interpolation import (
     middle,
     path_numbers,
     paths_between,
-    row_between,
     sharpness_along,
 )
 from lab.codes import TURNS, correspondence, match_live, one_factor, turned
@@ -31,7 +31,7 @@ from lab.recipes import RECIPES
 from lab.runs import Job, Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows
-from lab.training import decode_set, encode_set
+from lab.training import decode_set, encode_set, lerp
 from vae_helpers import GREY, VAE, Recipe, as_pixels, kl_divergence, new_figure, style_of
 
 BETAS = (1, 4, 10)
@@ -77,7 +77,7 @@ def plot_training(curves: dict[str, dict], levels: dict[str, dict[str, float]], 
                   linear: Tensor):
     """Loss, squared error and KL by epoch, thin for training; and both together, over the linear
     curve (n, 2). Dotted: what the linear model of that β reaches."""
-    figure, panels = new_figure(2, 2, width=9, height=6.4)
+    figure, panels = new_figure(2, 2, width=9, height=4.8)
     loss, error, kl, plane = panels.flat
     for name, curve in curves.items():
         style, label = style_of(name), curve["label"]
@@ -327,10 +327,12 @@ class Chapter:
 
     # ---- pictures
 
-    def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str) -> Figure:
-        """Rows of faces at their own size, their names at the left."""
-        return self.lab.figure(labelled_rows(rows, title, zoom=1, label=LABEL), name, alt,
-                               picture=True)
+    def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str,
+                 blocks: Sequence[str] = ("",)) -> Figure:
+        """Rows of faces at their own size, their names at the left, in blocks under their names."""
+        drawn = labelled_rows(rows, title, blocks if blocks[0] else (), zoom=1, label=LABEL,
+                              blocks=len(blocks))
+        return self.lab.figure(drawn, name, alt, picture=True)
 
     def reconstructions(self) -> Figure | Table:
         """The same eight test faces and what each model makes of them."""
@@ -346,19 +348,24 @@ class Chapter:
                              "β = 1 after all of its epochs")
 
     def interpolations(self) -> Figure | Table:
-        """Three pairs of test faces, a row for each β, the originals at the ends."""
+        """Four pairs of test faces, two beside each other, a row for each β."""
         keys = [key for key in EQUAL if key in self.runs]
         if not keys:
             return self._missing()
         self.paths()                                    # its numbers stand in the prose
-        among = self.faces.test.images[:500]
-        pairs = {"the first two": (0, 1)} | extremes(self.codes[keys[0]][0][:500])
-        rows = {f"{name},\nβ = {self.runs[key].recipe.beta:g}": row_between(
-            self.runs[key].model, among, self.codes[key][0], pair, SHOWN - 2)
-            for name, pair in pairs.items() for key in keys}
-        return self._picture(rows, "Between two faces: originals at the ends, six decoded steps",
-                             "beta-interpolations", "Three pairs of test faces, and for "
-                             "each β = 1, 4 and 10 a row of six decoded steps between them")
+        far = extremes(self.codes[keys[0]][0][:500])
+        rows = {}
+        for name, pairs in {"first faces": ((0, 1), (2, 3)),
+                            "nearest codes, |\nfarthest codes": far.values()}.items():
+            for key in keys:
+                mu = self.codes[key][0]
+                rows[f"{name},\nβ = {self.runs[key].recipe.beta:g}"] = decode_set(
+                    self.runs[key].model,
+                    torch.cat([lerp(mu[a], mu[b], SHOWN // 2) for a, b in pairs]))
+        return self._picture(rows, "Between two faces: four pairs, four decoded steps each",
+                             "beta-interpolations", "Four pairs of test faces, and for each β = 1, "
+                             "4 and 10 a row of four decoded steps between them, which look alike",
+                             blocks=("t = 0, ⅓, ⅔, 1",) * 2)
 
     def paths(self) -> Table:
         """How smooth the way between two faces is, in what does not shrink with contrast."""
@@ -387,17 +394,21 @@ class Chapter:
         key = "1_long" if "1_long" in self.runs else "1"
         if key not in self.runs:
             return self._missing()
-        rows = {}
-        for dim in DIMS:
-            rows[f"dimension {dim}, β = 1\nKL {self.kl[key][dim].item():.2f} nats"] = traverse(
-                self.runs[key].model, self.codes[key][0][:1], dim, 3.0)
-        for label, (one, dim, sign) in self._chain().items():
-            rows[label] = traverse(self.runs[one].model, self.codes[one][0][:1], dim,
-                                   3 * sign * self._spread(one, dim))
+        half = SHOWN // 2
+        left = {f"dim. {dim}, KL {self.kl[key][dim].item():.2f}": traverse(
+            self.runs[key].model, self.codes[key][0][:1], dim, 3.0, half) for dim in DIMS}
+        right = {label: traverse(self.runs[one].model, self.codes[one][0][:1], dim,
+                                 3 * sign * self._spread(one, dim), half)
+                 for label, (one, dim, sign) in self._chain().items()}
+        right = right or {" " * i: torch.ones_like(frames)
+                          for i, frames in enumerate(left.values())}
+        rows = {f"{one} |\n{other}": torch.cat([left[one], right[other]])
+                for one, other in zip(left, right, strict=True)}
         return self._picture(rows, "One test face, moved along single dimensions",
-                             "beta-dimensions", "Traversals of dimensions 8, 25 and 68 with β = 1, "
-                             "and of the dimension that is best matched over β, in rows of β = 1, "
-                             "4 and 10")
+                             "beta-dimensions", "Left, traversals of dimensions 8, 25 and 68 with "
+                             "β = 1, which change little but light; right, the dimension that is "
+                             "best matched over β = 1, 4 and 10: from bright to dark in each",
+                             blocks=("8, 25 and 68 of β = 1", "one that is matched over β"))
 
     def _spread(self, key: str, dim: int) -> float:
         """The standard deviation of a dimension over all posteriors together."""
@@ -419,10 +430,10 @@ class Chapter:
         if not shared:
             return {}
         i = max(shared, key=lambda i: min(partner[i][0] for partner in partners.values()))
-        rows = {f"dimension {i}, β = 1\nKL {self.kl['1'][i].item():.2f}, matched:": ("1", i, 1)}
+        rows = {f"dim. {i}, β = 1": ("1", i, 1)}
         for key, partner in partners.items():
             rho, j, sign = partner[i]
-            rows[f"dimension {j}, β = {key}\n|ρ| = {rho:.2f} with {i}"] = key, j, sign
+            rows[f"dim. {j}, β = {key},\n|ρ| = {rho:.2f} with {i}"] = key, j, sign
         return rows
 
     def matching(self) -> Table:

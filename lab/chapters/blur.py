@@ -277,19 +277,21 @@ class Chapter:
             return self.absent
         self.looks()                                    # its numbers stand in the prose
         ends = [key for key in ("2", "learned") if key in self.runs]
-        rows = {"test images": self.images[:8]}
-        rows |= {f"decoded, {name_of(key)}": self.reconstructions[key][1][:8] for key in ends}
-        rows |= {f"drawn, {name_of(key)}": self.samples[key][:8] for key in ends}
-        for key in ends:
-            means = self.samples[key][:8]
-            eps = torch.randn(means.shape, generator=generator("cpu", self.seed, "decoder noise"))
-            rows[f"the same, with\nits noise, {name_of(key)}"] = (
-                means + self.readings[key].sigma2 ** 0.5 * eps)
-        rows["full covariance"] = self.samples["full"][:8]
+        drawn = {key: self.samples[key][:7] for key in ends}
+        eps = torch.randn(drawn[ends[0]].shape,
+                          generator=generator("cpu", self.seed, "decoder noise"))
+        rows = {"test images": [as_pixels(self.images[:7])] * len(ends),
+                "decoded": [self.reconstructions[key][1][:7] for key in ends],
+                "drawn": [drawn[key] for key in ends],
+                "drawn, with\nits noise": [drawn[key] + self.readings[key].sigma2 ** 0.5 * eps
+                                           for key in ends],
+                "full covariance": [self.samples["full"][:7 * len(ends)]]}
         return self.lab.figure(
-            labelled_rows(rows, "Two decoder variances of one network, and a Gaussian "
-                          "without latent variables", zoom=2), "blur",
-            "Eight test images; their reconstructions, sharper with the learned variance; samples, "
+            labelled_rows({name: torch.cat(parts) for name, parts in rows.items()},
+                          "Two decoder variances of one network, and a Gaussian without latent "
+                          "variables", [name_of(key) for key in ends], zoom=2, label=105,
+                          blocks=len(ends)), "blur",
+            "Seven test images; their reconstructions, sharper with the learned variance; samples, "
             "and the same with the decoder's own noise, nothing but noise at variance ½; coloured "
             "clouds of a Gaussian with full covariance", picture=True)
 

@@ -51,20 +51,20 @@ def row_between(model: VAE, images: Tensor, mu: Tensor, pair: tuple[int, int],
     return torch.cat([ends[:1], decode_set(model, lerp(mu[a], mu[b], steps)), ends[1:]])
 
 
-def bilinear(corners: Tensor, steps: int) -> Tensor:
-    """Codes (steps, steps, d) between four (4, d): the first two above, the last two below."""
-    above, below = lerp(corners[0], corners[1], steps), lerp(corners[2], corners[3], steps)
-    return lerp(above, below, steps).transpose(0, 1)            # rows go down, columns across
+def bilinear(corners: Tensor, down: int, across: int) -> Tensor:
+    """Codes (down, across, d) between four (4, d): the first two above, the last two below."""
+    above, below = lerp(corners[0], corners[1], across), lerp(corners[2], corners[3], across)
+    return lerp(above, below, down).transpose(0, 1)
 
 
-def grid_between(model: VAE, images: Tensor, steps: int) -> Tensor:
-    """Rows (steps, steps + 2, 3, H, W) decoded between the codes of the first four images.
+def grid_between(model: VAE, images: Tensor, down: int, across: int) -> Tensor:
+    """Rows (down, across + 2, 3, H, W) decoded between the codes of the first four images.
 
     The originals stand beside their corners, and white beside the other rows.
     """
-    codes = bilinear(encode_set(model, images[:4])[0], steps)
+    codes = bilinear(encode_set(model, images[:4])[0], down, across)
     frames = decode_set(model, codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
-    sides = torch.ones(steps, 2, *frames.shape[2:])
+    sides = torch.ones(down, 2, *frames.shape[2:])
     sides[[0, -1]] = as_pixels(images[:4]).unflatten(0, (2, 2))
     return torch.cat([sides[:, :1], frames, sides[:, 1:]], 1)
 
@@ -259,27 +259,15 @@ class Chapter:
             picture=True)
 
     def faces(self, run: Run, test: ImageSet) -> Figure:
-        """Six decoded steps between three pairs of test faces."""
+        """Four rows of six faces decoded between the codes of the first four test faces."""
         self.face_paths(run, test)                      # its numbers stand in the prose
-        among = test.images[:500]
-        mu, _ = encode_set(run.model, among)
-        rows = {name: row_between(run.model, among, mu, pair, 6)
-                for name, pair in ({"the first two": (0, 1)} | extremes(mu)).items()}
-        return self.lab.figure(
-            labelled_rows(rows, "Between two faces: originals at the ends, six decoded steps",
-                          columns=positions(6), zoom=zoom_of(among), label=100),
-            "faces-between", "Three rows of six decoded steps between pairs of test faces, which "
-            "stand at both ends", picture=True)
-
-    def grid(self, run: Run, test: ImageSet) -> Figure:
-        """Six by six faces decoded between the codes of the first four test faces."""
-        frames = grid_between(run.model, test.images, 6)
-        rows = {f"u = {u / 5:g}": row for u, row in enumerate(frames)}
+        frames = grid_between(run.model, test.images, 4, 6)
+        rows = {f"u = {u / 3:.2g}": row for u, row in enumerate(frames)}
         return self.lab.figure(
             labelled_rows(rows, "Between four faces: originals beside their corners",
-                          columns=positions(6), zoom=zoom_of(test.images), label=55),
-            "faces-grid", "Six rows of six faces decoded between the codes of four test faces, "
-            "which stand beside the corners", picture=True)
+                          columns=positions(6), zoom=zoom_of(test.images), label=65),
+            "faces-between", "Four rows of six faces decoded between the codes of four test faces, "
+            "which stand beside the corners; every one of them is a face", picture=True)
 
     def face_paths(self, run: Run, test: ImageSet) -> Table:
         """The numbers of the three ways between pairs of test faces."""

@@ -141,7 +141,7 @@ def key_of(label: str) -> str:
 
 def plot_settings(panels: dict[str, dict]):
     """Held-out loss by epoch, a panel a setting: best epochs, levels, and claims as crosses."""
-    figure, grid = new_figure(2, 2, width=9, height=6.2)
+    figure, grid = new_figure(2, 2, width=9, height=4.6)
     for axes in grid.flat[len(panels):]:
         axes.axis("off")
     for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
@@ -152,11 +152,15 @@ def plot_settings(panels: dict[str, dict]):
                       label=f"{network}, claimed")
         reference_lines(axes, {"best linear model": panel["linear"]})
         low = min([panel["linear"], *(min(c["loss"]) for c in panel["curves"].values())])
-        axes.set(xscale="log", xlabel="epoch", ylabel="held-out loss, nats", title=title,
+        axes.set(xscale="log", ylabel="held-out loss, nats", title=title,
                  xticks=[1, 2, 5, 10, 20, 40], xlim=(0.9, 45), ylim=(low - 2, low + 33))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.legend(fontsize=7.5)
+    for axes in grid[-1]:
+        axes.set(xlabel="epoch")
+    named = {name: line for axes in grid.flat
+             for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), fontsize=8, ncols=4, loc="outside lower center")
     return figure
 
 

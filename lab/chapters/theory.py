@@ -7,11 +7,10 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from lab import density, measures
-from lab.chapters.theory_plots import plot_code, plot_map, plot_running
+from lab.chapters.theory_plots import plot_map, plot_running
 from lab.codes import two_sample_auc
 from lab.examine import (
     curvature_law,
@@ -19,7 +18,6 @@ from lab.examine import (
     errors_at,
     logits_at,
     noise_cost,
-    overlap_and_change,
     shaken,
     texture,
 )
@@ -300,15 +298,14 @@ class Chapter:
         """Test images decoded from codes with more and more noise, by the VAE and autoencoder."""
         self.robustness()                               # its numbers stand in the prose
         images = as_pixels(self.images[:n])
-        white, rows = torch.ones_like(images[:1]), {}
-        rows["original"] = torch.cat([images, white, images])
+        rows = {"original": torch.cat([images, images])}
         for scale in NOISES.values():
             left, right = (decode_set(self.demo[label].model, shaken(
                 self.codes[label][0][:n], spread, scale, self._draw("robust")))
                 for label, spread in self.spreads["each dimension by itself"].items())
-            rows[f"s = {scale:g}"] = torch.cat([left, white, right])
+            rows[f"s = {scale:g}"] = torch.cat([left, right])
         title = "Decoded from μ + s × noise of each dimension's own standard deviation over images"
-        drawn = labelled_rows(rows, title, ("VAE", "autoencoder"), zoom=2, label=80)
+        drawn = labelled_rows(rows, title, ("VAE", "autoencoder"), zoom=2, label=80, blocks=2)
         return self.lab.figure(
             drawn, "q3-robust", f"{n} test images decoded by the VAE, left, and the autoencoder, "
             "right, with more and more noise in the code: the VAE's stay smooth while they lose "
@@ -423,24 +420,10 @@ class Chapter:
 
     # ---- Q4
 
-    def code(self) -> Figure:
-        """KL by dimension, and how far pairs of test images decode apart by their overlap."""
-        run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
-        self.price()                                    # its numbers stand in the prose
-        distance, change = overlap_and_change(run.model, mu, logvar, self._draw("pairs"))
-        self.keep("q4.rank_correlation", spearmanr(distance, change)[0], "", run)
-        linear = measures.linear_optimum(self.scale.cifar.spectrum, run.recipe.sigma2, mu.shape[1])
-        lines = {"degrees of freedom": measures.degrees_of_freedom(logvar),
-                 "the same, linear model": linear.dof}
-        kl = self.kl["VAE"].mean(0).sort(descending=True).values
-        return self.lab.figure(plot_code(kl, lines, distance, change), "q4-smoothness",
-                               "Left: KL by latent dimension, sorted, and two counts of degrees of "
-                               "freedom. Right: decodings differ more the less two "
-                               "posteriors overlap")
-
     def map(self, n: int = 12, reach: float = 3.0) -> Figure:
         """The plane of the two dimensions of highest KL: decodings of a grid, the others at 0, and
         beside it where test images lie, in colours the three classes farthest out."""
+        self.price()                                    # its numbers stand in the prose
         run, mu, kl = self.demo["VAE"], self.codes["VAE"][0], self.kl["VAE"].mean(0)
         across, up = dims = kl.argsort(descending=True)[:2].tolist()
         self.keep("q4.map_share", kl[dims].sum() / kl.sum(), "of the KL", run)

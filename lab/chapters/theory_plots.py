@@ -27,22 +27,6 @@ def plot_running(panels: dict[str, dict[str, tuple[Tensor, Tensor]]], known: flo
     return figure
 
 
-def plot_code(kl: Tensor, lines: dict[str, float], distance: Tensor, change: Tensor):
-    """KL by dimension, sorted (d,); change of decodings against distance of posteriors (n,)."""
-    figure, (left, right) = new_figure(2, width=9)
-    left.bar(range(1, len(kl) + 1), kl.numpy(), width=1.0, color=STYLES["conv"][0])
-    for (label, at), dash in zip(lines.items(), ("--", ":"), strict=False):
-        left.axvline(at, color=STYLES["fc"][0], ls=dash, label=label)
-    left.set(xlabel="latent dimension, sorted", ylabel="KL, nats",
-             title="What each dimension costs")
-    left.legend(fontsize=8)
-    right.scatter(distance.numpy(), change.numpy(), s=3, alpha=0.4, color=STYLES["conv"][0],
-                  linewidths=0)
-    right.set(xlabel="distance of the posteriors, −ln overlap", xscale="log",
-              ylabel="change of the decoding, RMS", title="The nearer two codes, the more alike")
-    return figure
-
-
 def plot_map(sheet: np.ndarray, reach: float, points: Tensor, labels: Tensor,
              names: dict[int, str], axes_are: tuple[str, str]):
     """Decodings of a grid of a latent plane, `sheet`, pixel for pixel over -reach to reach; beside

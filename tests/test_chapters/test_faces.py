@@ -195,7 +195,7 @@ def tables(chapters):
         chapters, (TABLES2, TABLES3), strict=True) for name in names}
 
 
-FIGURES3 = ("examples", "by_distance", "numbers_by_scale", "regions", "attributes",
+FIGURES3 = ("examples", "by_distance", "regions", "attributes",
             "neighbours")
 TABLES2 = ("paths", "similar")
 TABLES3 = ("losses", "table_by_scale", "dimensions", "reading", "densities", "memory", "units",
