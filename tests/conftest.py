@@ -33,7 +33,7 @@ def python(*arguments, cwd):
                           text=True, encoding="utf-8", capture_output=True)
 
 
-# ---- the notebook, executed twice while the other tests run: from nothing, then with what that left
+# ---- the notebook, executed twice beside the other tests: from nothing, then with what that left
 
 
 def pytest_collection_modifyitems(items):

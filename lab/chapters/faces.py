@@ -246,6 +246,7 @@ class Chapter:
 
     def examples(self) -> Figure:
         """Test faces, their reconstructions, and samples."""
+        self.memory()                                   # its numbers stand in the prose
         shown = self.test.images[:8]
         return self._picture(
             {"test faces": shown, "reconstructed": reconstruct(self.model, shown),

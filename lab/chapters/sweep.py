@@ -277,6 +277,7 @@ class Chapter:
         """Held-out loss by epoch with the best epoch, the linear model and the claims."""
         if not self.runs:
             return self.missing
+        self.rankings()                                 # its numbers stand in the prose
         panels = {}
         for setting in (*SETTINGS, FACES):
             labels = [label for label in self.runs if label.startswith(setting)]

@@ -381,7 +381,7 @@ class Chapter:
 
     def autoencoder(self) -> Figure:
         """Samples of the VAE and of the autoencoder, from the prior and from its own density."""
-        self.sample_table()                             # its numbers stand in the prose
+        self.sample_table(), self.two_sample()          # their numbers stand in the prose
         panels = {name: tile(images[:24], 6) for name, images in list(self.samples.items())[:3]}
         return self.lab.figure(picture(panels, "The same layers, with and without noise in the "
                                        "code"), "q3-autoencoder",
@@ -423,7 +423,7 @@ class Chapter:
     def map(self, n: int = 12, reach: float = 3.0) -> Figure:
         """The plane of the two dimensions of highest KL: decodings of a grid, the others at 0, and
         beside it where test images lie, in colours the three classes farthest out."""
-        self.price()                                    # its numbers stand in the prose
+        self.price(), self.averaging()                  # their numbers stand in the prose
         run, mu, kl = self.demo["VAE"], self.codes["VAE"][0], self.kl["VAE"].mean(0)
         across, up = dims = kl.argsort(descending=True)[:2].tolist()
         self.keep("q4.map_share", kl[dims].sum() / kl.sum(), "of the KL", run)
