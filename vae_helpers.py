@@ -431,7 +431,7 @@ def plot_by_seconds(curves: dict[str, dict], lines: dict[str, float]):
 
 def plot_bars(groups: dict[str, dict[str, float]], title: str, xlabel: str):
     """Horizontal bars, a group for each model and a hatch for each kind, with their values."""
-    figure, axes = new_figure(width=8, height=2.6)
+    figure, axes = new_figure(width=8, height=2.3)
     place, hatches = 0.0, ("", "//", "..")
     for name, values in groups.items():
         for (kind, value), hatch in zip(values.items(), hatches, strict=False):

@@ -70,8 +70,7 @@ class Lab:
         cover = ("the full run" if self.settings.full
                  else "a shortened run, whose numbers are not those of the prose")
         where = self.gallery.folder.as_posix()
-        rows = [{"set": s.name, "split": s.split, "images": len(s), "source": s.source}
-                for s in sets]
+        rows = [{"set": s.name, "images": len(s), "source": s.source} for s in sets]
         return Table(rows, caption=f"{kind}; {cover}. Figures go to `{where}`; {self._how()}.")
 
     def _how(self) -> str:

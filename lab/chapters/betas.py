@@ -41,6 +41,8 @@ EQUAL = ("1", "4", "10")            # of equal epochs
 COMPARED = {"1_4": ("1", "4"), "1_10": ("1", "10"), "4_10": ("4", "10"),    # one seed
             "seed1_4": ("1_seed1", "4"), "seed1_10": ("1_seed1", "10"),     # two
             "seeds": ("1", "1_seed1"), "longer": ("1", "1_long")}           # controls
+WORDS = {"1": "β = 1", "4": "β = 4", "10": "β = 10", "1_seed1": "β = 1, seed 1",
+         "1_long": "β = 1, 10 epochs"}                          # in the table of these pairs
 DIMS = (8, 25, 68)                  # those that the earlier submission shows
 LINEAR_BETAS = [10 ** (k / 5) for k in range(-1, 8)]    # of the linear curve, 0.6 to 25
 PASSES = 6              # over the faces for their spectrum: the rate is then right to 1 in 5,000
@@ -440,8 +442,8 @@ class Chapter:
         """Whether dimensions of two models correspond, beside what shuffling and turning give."""
         if not self.runs:
             return self._missing()
-        heads = {"rho": "mean |ρ|, matched", "chance": "99 % of chance", "above": "above it",
-                 "turned": "mean |ρ|, axes turned", "same": "mean |ρ|, equal indices",
+        heads = {"rho": "|ρ|, matched", "chance": "99 % of chance", "above": "above it",
+                 "turned": "|ρ|, axes turned", "same": "|ρ|, equal indices",
                  "read": "R², read linearly"}
         rows, found, none = [], self.lab.found, (None, None)
         for name, (one, other) in COMPARED.items():
@@ -451,7 +453,7 @@ class Chapter:
                 found.keep(f"match.{what}_{name}", value, note="live dimensions, test faces")
             own, other_axes = zip(*(self.factors.get(key, none) for key in (one, other)),
                                   strict=True)
-            rows.append({"one model": self.names[one], "the other": self.names[other]}
+            rows.append({"models": f"{WORDS[one]} | {WORDS[other]}"}
                         | {head: numbers[what] for what, head in heads.items()}
                         | {"one attribute's share": own if there else None,
                            "the same, axes turned": other_axes if there else None,

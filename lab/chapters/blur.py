@@ -215,7 +215,8 @@ class Chapter:
         return Table(self._distributions, {
             "σ²": ".4f", "mean squared error": ".4f", "KL": ".1f", "degrees of freedom": ".1f",
             "bits, 256 levels": ".3f", "±": ".3f", "bits, as a density": ".3f",
-            "bits, kept to [0, 1]": ".3f", "bits, exact": ".3f"})
+            "bits, kept to [0, 1]": ".3f", "bits, exact": ".3f"},
+                     unshown=("active", "±"))
 
     # ---- as pictures
 

@@ -22,7 +22,7 @@ from lab.judge import blur_shown
 from lab.recipes import RECIPES, TRIAL_EPOCHS, TRIALS
 from lab.runs import Job, Run, median_seconds
 from lab.session import Lab
-from lab.show import Figure, Table, finite
+from lab.show import Figure, Table, finite, labelled_rows
 from lab.starts import spectrum_of
 from lab.training import (
     decode_set,
@@ -37,12 +37,10 @@ from vae_helpers import (
     VAE,
     build,
     count_parameters,
-    picture,
     plot_bars,
     plot_by_seconds,
     plot_curves,
     plot_rate_distortion,
-    tile,
 )
 
 SETTLED_ON = 10_000     # training images that batch normalisation's statistics are taken over
@@ -385,20 +383,20 @@ class Chapter:
         shown = self.test[:12]
         rows = {"test images": shown} | {name: reconstruct(run.model, shown)
                                          for name, run in self.three.items()}
-        sheets = {name: tile(images, 12) for name, images in rows.items()}
-        return self.lab.figure(picture(sheets, "12 test images, and what is left of them after "
-                                       "the code", across=False), "cifar-reconstructions",
-                               "12 test images and their reconstructions by conv, fc and improved",
-                               picture=True)
+        drawn = labelled_rows(rows, "12 test images, and what is left of them after the code",
+                              zoom=2, label=95)
+        return self.lab.figure(drawn, "cifar-reconstructions", "12 test images and their "
+                               "reconstructions by conv, fc and improved: soft patches of the "
+                               "right colours", picture=True)
 
     def samples(self) -> Figure:
         """The first draws of each model, from the same latent vectors."""
         z = draw_prior(32, RECIPES["conv"].latent, self.seed)
-        sheets = {name: tile(decode_set(run.model, z), 16) for name, run in self.three.items()}
-        return self.lab.figure(picture(sheets, "32 samples each, the first that came",
-                                       across=False), "cifar-samples",
-                               "32 samples each of conv, fc and improved: patches of colour with "
-                               "soft borders", picture=True)
+        rows = {f"{name}{' ' * i}": images for name, run in self.three.items()
+                for i, images in enumerate(decode_set(run.model, z).chunk(2))}
+        drawn = labelled_rows(rows, "32 samples each, the first that came", zoom=2, label=90)
+        return self.lab.figure(drawn, "cifar-samples", "32 samples each of conv, fc and improved: "
+                               "patches of colour with soft borders", picture=True)
 
     @cached_property
     def measured(self) -> dict[str, dict]:

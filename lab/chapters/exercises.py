@@ -30,16 +30,16 @@ class Chapter:
         """How many directions the best linear VAE keeps at a weight of the KL."""
         sigma2 = RECIPES["p1-conv"].but(beta=beta).sigma2
         kept = measures.linear_optimum(self.scale.spectrum, sigma2).active
-        return answer(f"squared error + {beta:g} KL on CIFAR-10: how many of 3,072 directions does "
-                      "the best linear VAE keep?", guess, kept, "directions")
+        return answer(f"squared error + {beta:g} KL: what the best linear VAE keeps of 3,072",
+                      guess, kept, "directions")
 
     def latent(self, size: int = 16, guess: float | None = None) -> Table:
         """What a smaller latent space costs the best linear VAE with squared error."""
         recipe = RECIPES["p1-conv"]
         small, large = (measures.linear_optimum(self.scale.spectrum, recipe.sigma2, n).loss()
                         for n in (size, recipe.latent))
-        return answer(f"{size} latent dimensions instead of {recipe.latent}: what does that cost "
-                      "the best linear VAE?", guess, small - large, "nats")
+        return answer(f"what {size} latent dimensions instead of {recipe.latent} cost it", guess,
+                      small - large, "nats")
 
     def permuted(self, name: str = "conv", guess: float | None = None) -> Table:
         """What permuting the pixels of the test images alone does to a trained model."""
@@ -48,5 +48,5 @@ class Chapter:
         precision = usable(run.precision, next(run.model.parameters()).device)
         there, moved = (summary(run.recipe, evaluate(run.model, part, precision=precision,
                                                      seed=seed))["loss"] for part in images)
-        return answer(f"{name}, trained on images as they are, is tested on permuted pixels: what "
-                      "does that cost?", guess, moved - there, "nats")
+        return answer(f"what permuted pixels in the test images alone cost {name}", guess,
+                      moved - there, "nats")

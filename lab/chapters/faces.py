@@ -80,9 +80,9 @@ def around_code(model: VAE, mu: Tensor, n: int, s: float, seed: int) -> Tensor:
     return decode_set(model, mu + noise)
 
 
-def along_direction(model: VAE, mu: Tensor, direction: Tensor, n: int) -> Tensor:
-    """Decodings of a code (1, d) moved by -2 to 2 times a direction (d,) in n steps."""
-    return decode_set(model, mu + torch.linspace(-2, 2, n)[:, None] * direction)
+def along_direction(model: VAE, mu: Tensor, direction: Tensor) -> Tensor:
+    """Decodings of a code (1, d) moved by -1, 0, 1 and 2 times a direction (d,)."""
+    return decode_set(model, mu + torch.arange(-1, 3)[:, None] * direction)
 
 
 # ---- attributes
@@ -213,10 +213,11 @@ class Chapter:
         if finite(value) is not None:
             self.lab.found.add(name, value, unit, run=self.celeba, note=note)
 
-    def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str) -> Figure:
+    def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str,
+                 blocks: int = 1) -> Figure:
         """Rows of faces at twice their size, their names at the left."""
-        return self.lab.figure(labelled_rows(rows, title, zoom=2, label=105), name, alt,
-                               picture=True)
+        return self.lab.figure(labelled_rows(rows, title, zoom=2, label=105, blocks=blocks), name,
+                               alt, picture=True)
 
     # ---- what it has learnt
 
@@ -323,12 +324,17 @@ class Chapter:
         """One test face moved along the directions of four attributes."""
         self.reading()                                  # its numbers stand in the prose
         mu = self.codes[0][:1]
-        rows = {f"{name},\n−2 to 2 times":
-                along_direction(self.model, mu, self.directions[name], 7)
-                for name in SHOWN if name in self.directions}
-        rows = rows or {"the face; there is no direction": decode_set(self.model, mu)}
-        return self._picture(rows, "One test face, moved along the mean difference of an attribute",
-                             "faces-attributes", "One face moved along four attribute directions")
+        moved = {name: along_direction(self.model, mu, self.directions[name])
+                 for name in SHOWN if name in self.directions}
+        moved = moved or {"no attribute has a direction": decode_set(self.model, mu)}
+        names, blocks = list(moved), 2 - len(moved) % 2
+        rows = {" |\n".join(names[i:i + blocks]):
+                torch.cat([moved[name] for name in names[i:i + blocks]])
+                for i in range(0, len(names), blocks)}
+        return self._picture(rows, "One test face, less an attribute, as it is, and plus it once "
+                             "and twice", "faces-attributes", "One face moved along the directions "
+                             "of smiling, glasses, blond hair and male: each comes, and other "
+                             "things with it", blocks)
 
     def reading(self) -> Table:
         """How well an attribute can be read along its direction, and along the best dimension."""

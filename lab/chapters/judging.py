@@ -148,7 +148,7 @@ class Chapter:
             share = power[len(power) // 2 - 1] / spectra["real"][1][len(power) // 2 - 1]
             key = KEYS.get(name, re.sub(r"\W+", "_", name))
             self.keep(f"spectrum.{key}", share, "of real power", note="at half the top frequency")
-        figure, (left, right) = new_figure(2, width=9.5, height=3.6)
+        figure, (left, right) = new_figure(2, width=9.5, height=3.2)
         lines = {f"real, {name}": judge.ladder[name]["kid"]
                  for name in ("mean image", "noise 0.1")}
         plot_ladder(left, judge.blur_curve(), self.models, lines)

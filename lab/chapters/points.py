@@ -32,7 +32,7 @@ def ranked(run: Run, kl: Tensor, spectrum: Spectrum, style: str, top: int | None
 
 def plot_ranks(panels: dict[str, dict[str, dict]]):
     """KL by rank of the dimension, a panel for each title; dotted the linear model's."""
-    figure, axes = new_figure(len(panels), width=9, height=3.6)
+    figure, axes = new_figure(len(panels), width=9, height=3.1)
     places = (0.5, 0.29), (0.02, 0.02)                              # of the legends, off the lines
     for ax, place, (title, lines) in zip([axes] if len(panels) == 1 else axes, places,
                                          panels.items(), strict=False):

@@ -124,9 +124,10 @@ class Chapter:
 
 def recipe_table(recipes) -> Table:
     """Recipes with what decides them, a row each."""
-    rows = [{"recipe": f"`{r.name}`", "data": f"{r.data} {r.side}×{r.side}",
-             "network": f"{r.network} {'-'.join(map(str, r.widths))}", "latent": r.latent,
-             "loss": f"{r.link}, {r.reconstruction}", "β": r.beta if r.noise else None,
+    rows = [{"recipe": f"`{r.name}`", "data": f"{r.data}\N{NO-BREAK SPACE}{r.side}×{r.side}",
+             "network": f"{r.network} {'-'.join(map(str, r.widths))}".strip(), "latent": r.latent,
+             "loss": r.reconstruction + ", tanh" * (r.link == "tanh"),
+             "β": r.beta if r.noise else None,
              "batch": r.batch, "rate": r.lr,
              "epochs": f"≤ {r.epochs}" if r.patience else r.epochs,
              "parameters": count_parameters(build(r))} for r in recipes]

@@ -13,7 +13,7 @@ def plot_running(panels: dict[str, dict[str, tuple[Tensor, Tensor]]], known: flo
                  reach: dict[str, float]):
     """Running means and their errors (n,) of estimators, a panel for each title, each as far to
     either side of the known value as its reach."""
-    figure, axes = new_figure(len(panels), width=9, height=3.2)
+    figure, axes = new_figure(len(panels), width=9, height=2.8)
     colours = iter((STYLES["conv"][0], STYLES["fc"][0], STYLES["improved"][0]))
     for ax, (title, estimates) in zip(axes, panels.items(), strict=True):
         for name, (mean, error) in reversed(estimates.items()):
