@@ -58,7 +58,8 @@ def plot_ladder(axes, curve: tuple[list, list], models: dict[str, dict],
     ticks = [width for width in curve[0] if width in (0.5, 1, 2, 4, 8)]
     axes.set_xticks(ticks, [f"{width:g}" for width in ticks])
     axes.minorticks_off()
-    axes.legend(fontsize=7)
+    axes.set_ylim(0, 1.6 * axes.get_ylim()[1])                  # room for the names
+    axes.legend(fontsize=7, ncols=2, loc="upper left")
 
 
 def plot_power(axes, spectra: dict[str, tuple[Tensor, Tensor]]) -> None:
