@@ -399,7 +399,7 @@ def reference_lines(axes, lines: dict[str, float]) -> None:
 
 def plot_curves(curves: dict[str, dict], lines: dict[str, float]):
     """Training and test loss above the floor by epoch, with levels for comparison; beside it KL."""
-    figure, (left, right) = new_figure(2, width=9)
+    figure, (left, right) = new_figure(2, width=9, height=2.9)
     for name, curve in curves.items():
         style = style_of(name)
         left.plot(curve["epoch"], curve["training"], color=style["color"], lw=1, alpha=0.6,
@@ -450,7 +450,7 @@ def plot_bars(groups: dict[str, dict[str, float]], title: str, xlabel: str):
 def plot_rate_distortion(rate: Tensor, distortion: Tensor, points: dict[str, tuple[float, float]],
                          marked: dict[str, tuple[float, float]]):
     """Models in the plane of rate and squared error, over the curve of the best linear VAEs."""
-    figure, axes = new_figure(width=8, height=3.2)
+    figure, axes = new_figure(width=8, height=2.8)
     axes.plot(rate, distortion, color=GREY, label="best linear VAEs, σ² swept")
     for (name, point), marker in zip(marked.items(), "x+", strict=False):
         axes.plot(*point, marker, color="black", ms=8, ls="", label=f"linear, {name}")

@@ -79,7 +79,7 @@ def plot_training(curves: dict[str, dict], levels: dict[str, dict[str, float]], 
                   linear: Tensor):
     """Loss, squared error and KL by epoch, thin for training; and both together, over the linear
     curve (n, 2). Dotted: what the linear model of that β reaches."""
-    figure, panels = new_figure(2, 2, width=9, height=4.8)
+    figure, panels = new_figure(2, 2, width=9, height=4.4)
     loss, error, kl, plane = panels.flat
     for name, curve in curves.items():
         style, label = style_of(name), curve["label"]

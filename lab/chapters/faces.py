@@ -292,15 +292,19 @@ class Chapter:
     # ---- around a face, along dimensions and directions
 
     def regions(self) -> Figure:
-        """Draws around one test face, and the two dimensions of highest KL."""
+        """Draws around one test face, and the three dimensions of highest KL."""
         self.dimensions()                               # its numbers stand in the prose
         mu, seed = self.codes[0][:1], self.lab.settings.seed
-        rows = {"a face, and\nμ + 0.7 ε": around_code(self.model, mu, 7, 0.7, seed)}
-        rows |= {f"dim. {dim},\n−3 to 3": traverse(self.model, mu, dim, 3.0)
-                 for dim in self.dims[:2].tolist()}
-        return self._picture(rows, "Around one face, and along two dimensions", "faces-regions",
-                             "Draws around one test face and traversals of the two latent "
-                             "dimensions of highest KL")
+        first, second, third = self.dims[:3].tolist()
+        moved = {dim: traverse(self.model, mu, dim, 3.0, 4) for dim in (first, second, third)}
+        rows = {f"μ + 0.7 ε |\ndim. {first}": [around_code(self.model, mu, 4, 0.7, seed),
+                                              moved[first]],
+                f"dim. {second} |\ndim. {third}": [moved[second], moved[third]]}
+        return self._picture({name: torch.cat(pair) for name, pair in rows.items()},
+                             "Around one face, and along three dimensions, from −3 to 3",
+                             "faces-regions", "A test face and three draws around it, and "
+                             "traversals of the three latent dimensions of highest KL: hair, "
+                             "background and light change together", 2)
 
     def dimensions(self) -> Table:
         """The attributes that the five dimensions of highest KL correlate with most."""

@@ -24,7 +24,7 @@ def at_size(images: Tensor, side: int) -> Tensor:
 
 def plot_losses(losses: dict[str, float], names: dict[str, str]):
     """Horizontal bars of losses above the floor, each with its number; `names` gives colours."""
-    figure, axes = new_figure(width=8, height=0.4 + 0.34 * len(losses))
+    figure, axes = new_figure(width=8, height=0.4 + 0.3 * len(losses))
     colours = [style_of(names[label])["color"] if label in names else GREY for label in losses]
     bars = axes.barh(list(losses), list(losses.values()), color=colours)
     axes.bar_label(bars, fmt=" %.0f", fontsize=9)

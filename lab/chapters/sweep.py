@@ -141,7 +141,7 @@ def key_of(label: str) -> str:
 
 def plot_settings(panels: dict[str, dict]):
     """Held-out loss by epoch, a panel a setting: best epochs, levels, and claims as crosses."""
-    figure, grid = new_figure(2, 2, width=9, height=4.6)
+    figure, grid = new_figure(2, 2, width=9, height=4.2)
     for axes in grid.flat[len(panels):]:
         axes.axis("off")
     for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
