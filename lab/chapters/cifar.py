@@ -138,7 +138,7 @@ class Chapter:
     def seeds_of(self, name: str) -> list[Run]:
         """The recipe's run from the first seed and those from others, as far as they are there."""
         wanted, always = self.lab.wanted, name in self.lab.DEFAULT
-        first = self.lab.train(name) if always else self.lab.optional(name)
+        first = self.lab.train(name, log=False) if always else self.lab.optional(name)
         labels = [label for label in wanted if label.startswith(f"{name}, seed ")]
         return [run for run in (first, *map(self.lab.optional, labels)) if run]
 
