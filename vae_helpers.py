@@ -370,24 +370,21 @@ def tile(images: Tensor, columns: int, zoom: int = 2, gap: int = 2) -> np.ndarra
     return sheet.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1).numpy()
 
 
-def picture(panels: dict[str, np.ndarray], title: str, across: bool = True):
-    """Sheets of tiles, each under its name, pixel for pixel in one figure."""
+def picture(panels: dict[str, np.ndarray], title: str):
+    """Sheets of tiles beside each other, each under its name, pixel for pixel in one figure."""
     dpi, head, label, pad = 100, 34, 22, 14
     heights, widths = zip(*(p.shape[:2] for p in panels.values()), strict=True)
-    if across:
-        width, height = sum(widths) + pad * (len(panels) + 1), max(heights) + head + label + pad
-    else:
-        width, height = max(widths) + 2 * pad, sum(heights) + head + (label + pad) * len(panels)
+    width, height = sum(widths) + pad * (len(panels) + 1), max(heights) + head + label + pad
     figure = plt.figure(figsize=(width / dpi, height / dpi), dpi=dpi)
     figure.text(pad / width, 1 - 10 / height, title, va="top", fontsize=11, weight="bold")
-    x, y = pad, head
+    x, y = pad, head + label
     for name, panel in panels.items():
         h, w = panel.shape[:2]
-        figure.text(x / width, 1 - (y + label - 6) / height, name, va="bottom", fontsize=9)
-        axes = figure.add_axes([x / width, 1 - (y + label + h) / height, w / width, h / height])
+        figure.text(x / width, 1 - (y - 6) / height, name, va="bottom", fontsize=9)
+        axes = figure.add_axes([x / width, 1 - (y + h) / height, w / width, h / height])
         axes.imshow(panel, interpolation="none")
         axes.axis("off")
-        x, y = (x + w + pad, y) if across else (x, y + h + label + pad)
+        x += w + pad
     return figure
 
 

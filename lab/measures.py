@@ -268,19 +268,9 @@ def kl_gaussian_to_standard(mean: Tensor, covariance: Tensor) -> float:
     return 0.5 * (covariance.trace() + mean @ mean - len(mean) - log_determinant).item()
 
 
-def posterior_distance(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: Tensor) -> Tensor:
-    """The Bhattacharyya distance of diagonal Gaussians, over the last dimension.
-
-    It is -ln of the integral of sqrt(q_a(z) q_b(z)), their overlap: 0 for equal posteriors.
-    """
-    mu_a, mu_b, logvar_a, logvar_b = (t.double() for t in (mu_a, mu_b, logvar_a, logvar_b))
-    mean_variance = (logvar_a.exp() + logvar_b.exp()) / 2
-    spread = mean_variance.log() - (logvar_a + logvar_b) / 2
-    return ((mu_a - mu_b).square() / (8 * mean_variance) + spread / 2).sum(-1)
-
-
 def posterior_distances(mu: Tensor, logvar: Tensor, block: int = 8) -> Tensor:
-    """-ln of the overlap of every two posteriors, (N, N), infinite between one and itself."""
+    """The Bhattacharyya distance of every two diagonal Gaussians (N, d), as (N, N): -ln of the
+    integral of sqrt(q_a(z) q_b(z)), their overlap; infinite between one and itself."""
     variance, quarter = logvar.exp(), logvar.sum(1) / 4
     found = torch.empty(len(mu), len(mu))
     for i in range(0, len(mu), block):                  # a block of rows, from the diagonal on

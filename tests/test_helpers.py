@@ -462,10 +462,9 @@ def test_tiles_of_floats_are_those_of_their_bytes():
     assert helpers.tile(beyond, columns=2, zoom=1, gap=0)[0, :, 0].tolist() == [0, 255]
 
 
-@pytest.mark.parametrize("across", [True, False])
-def test_picture_shows_every_sheet_pixel_for_pixel(across):
+def test_picture_shows_every_sheet_pixel_for_pixel():
     sheets = {"a": helpers.tile(random_bytes(4), 2), "b": helpers.tile(random_bytes(6, seed=1), 3)}
-    figure = helpers.picture(sheets, "a title", across)
+    figure = helpers.picture(sheets, "a title")
     figure.canvas.draw()
     drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     assert {text.get_text() for text in figure.texts} == {"a title", "a", "b"}

@@ -298,16 +298,17 @@ def test_posterior_distance_is_that_of_the_integral_of_the_root_of_the_product()
     z = torch.linspace(-30, 30, 60_001).double()
     a, b = map(torch.distributions.Normal, mu.double(), (logvar / 2).exp().double())
     integral = torch.trapezoid(((a.log_prob(z) + b.log_prob(z)) / 2).exp(), z).item()
-    distance = measures.posterior_distance(mu[0], logvar[0], mu[1], logvar[1])
-    assert distance.item() == pytest.approx(-math.log(integral), rel=1e-6)
+    distances = measures.posterior_distances(mu, logvar)
+    assert distances[0, 1].item() == pytest.approx(-math.log(integral), rel=1e-5)
+    assert distances[1, 0] == distances[0, 1] and torch.isinf(distances.diagonal()).all()
 
 
-def test_posterior_distance_is_zero_to_itself_and_adds_over_dimensions():
-    mu, logvar = torch.randn(2, 5, 3, generator=generator()), torch.zeros(5, 3)
-    assert measures.posterior_distance(mu[0], logvar, mu[0], logvar).tolist() == [0] * 5
-    whole = measures.posterior_distance(mu[0], logvar, mu[1], logvar)
-    parts = [measures.posterior_distance(*(t[:, i : i + 1] for t in (mu[0], logvar, mu[1], logvar)))
-             for i in range(3)]
+def test_posterior_distances_are_zero_between_equals_and_add_over_dimensions():
+    mu, logvar = torch.randn(2, 21, 3, generator=generator())
+    mu[7], logvar[7] = mu[2], logvar[2]
+    whole = measures.posterior_distances(mu, logvar, block=4)
+    assert whole[2, 7].item() == pytest.approx(0, abs=1e-5)
+    parts = [measures.posterior_distances(mu[:, i : i + 1], logvar[:, i : i + 1]) for i in range(3)]
     torch.testing.assert_close(whole, parts[0] + parts[1] + parts[2])
 
 

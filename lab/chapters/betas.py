@@ -409,7 +409,7 @@ class Chapter:
         return self._picture(rows, "One test face, moved along single dimensions",
                              "beta-dimensions", "Left, traversals of dimensions 8, 25 and 68 with "
                              "β = 1, which change little but light; right, the dimension that is "
-                             "best matched over β = 1, 4 and 10: from bright to dark in each",
+                             "best matched over β = 1, 4 and 10: from dark to bright in each",
                              blocks=("8, 25 and 68 of β = 1", "one that is matched over β"))
 
     def _spread(self, key: str, dim: int) -> float:

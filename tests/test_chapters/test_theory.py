@@ -136,15 +136,6 @@ def test_unused_dimensions_and_a_single_image_give_no_slope():
 # ---- Q4
 
 
-def test_distances_are_those_of_the_closed_form():
-    mu, logvar = torch.randn(2, 21, 5, generator=draw())
-    found = measures.posterior_distances(mu, logvar, block=4)
-    assert torch.isinf(found.diagonal()).all() and torch.allclose(found, found.T)
-    for a, b in ((0, 1), (3, 20), (20, 7)):
-        exact = measures.posterior_distance(mu[a], logvar[a], mu[b], logvar[b])
-        assert found[a, b].item() == pytest.approx(exact.item(), rel=1e-5)
-
-
 def test_nearest_is_that_of_equal_gaussians_on_a_line():
     mu = torch.tensor([[0.0], [2.0], [5.0], [6.0]])     # of unit variance: distances d² / 8
     found = measures.posterior_distances(mu, torch.zeros(4, 1))
