@@ -18,7 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 from PIL import Image
 
-from lab.export import title
+from lab.export import anchor, title
 from lab.prose import NotebookError
 
 READER = "commonmark+pipe_tables+tex_math_dollars+raw_attribute+strikeout+autolink_bare_uris"
@@ -58,12 +58,15 @@ class Pages:
 
     def __init__(self, nb: NotebookNode) -> None:
         self.figures: dict[str, bytes] = {}
-        self.text = "\n\n".join(part for cell in nb.cells for part in self.parts(cell)) + "\n"
+        self.labels: dict[str, str] = {}        # of headings, by the names that Jupyter gives them
+        text = "\n\n".join(part for cell in nb.cells for part in self.parts(cell)) + "\n"
+        self.text = re.sub(r"\]\(#([^)\s]+)\)",
+                           lambda link: f"](#{self.labels.get(link[1], link[1])})", text)
 
     def parts(self, cell: NotebookNode) -> Iterator[str]:
         """The input where it is for reading, and what the outputs show."""
         if cell.cell_type == "markdown":
-            yield cell.source
+            yield re.sub(r"^#{1,6} +(.+?) *$", self.heading, cell.source, flags=re.MULTILINE)
         elif cell.cell_type == "code":
             if cell.source.strip() and "hide-input" not in cell.metadata.get("tags", []):
                 yield fenced(cell.source, "python")
@@ -80,6 +83,12 @@ class Pages:
                 else:
                     plain.append(output.get("text") or data.get("text/plain", ""))
             yield from drain(plain)
+
+    def heading(self, found: re.Match) -> str:
+        """A heading with a label that typst allows, for links to reach."""
+        name = anchor(re.sub("[*_`]", "", found[1]), set(self.labels))
+        self.labels[name] = f"heading-{len(self.labels) + 1}"
+        return f"{found[0].rstrip()} `<{self.labels[name]}>`{{=typst}}"
 
     def figure(self, content: bytes, ending: str, alt: str) -> str:
         """A figure with its alt text, no wider than the text and no higher than a page."""

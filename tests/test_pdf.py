@@ -44,7 +44,16 @@ def pages(*cells):
 
 def test_prose_stays_as_it_is_and_the_input_stands_between_fences():
     made = pages(v4.new_markdown_cell("# A\n\n$x^2$"), code("x = 1\n"))
-    assert made.text == "# A\n\n$x^2$\n\n```python\nx = 1\n```\n" and made.figures == {}
+    assert made.text == ("# A `<heading-1>`{=typst}\n\n$x^2$\n\n```python\nx = 1\n```\n")
+    assert made.figures == {}
+
+
+def test_links_lead_to_headings_before_and_after_them():
+    first = "# A: *one*, β\n\nsee [two](#Two), not [this](https://a.b/#Two)"
+    made = pages(v4.new_markdown_cell(first), v4.new_markdown_cell("## Two\n\n[one](#A:-one,-β)"))
+    assert "# A: *one*, β `<heading-1>`{=typst}\n" in made.text
+    assert "[two](#heading-2), not [this](https://a.b/#Two)" in made.text
+    assert made.text.endswith("## Two `<heading-2>`{=typst}\n\n[one](#heading-1)\n")
 
 
 def test_hidden_input_is_left_out_and_its_output_is_not():
