@@ -39,7 +39,10 @@ HEAD = r"""
 #show raw.where(block: true): set text(size: 7.8pt)
 #show raw.where(block: true): it => block(fill: luma(246), inset: 5pt, width: 100%, it)
 #show figure: set block(breakable: true)
-#show figure.where(kind: table): it => align(left, it.body)
+#show figure.where(kind: table): it => layout(page => {   // no page ends within a short table
+  let tall = measure(width: page.width, it.body).height > 75mm
+  block(width: 100%, breakable: tall, align(left, it.body))
+})
 #show table: set text(size: 8pt)
 #show table: set align(start)
 #show table: set par(leading: 0.45em)
