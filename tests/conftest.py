@@ -37,7 +37,9 @@ def python(*arguments, cwd):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: "executions" in item.fixturenames)
+    """Last what waits for the executions; before it what takes several processes of its own."""
+    items.sort(key=lambda item: ("executions" in item.fixturenames,
+                                 item.path.name == "test_ranks.py"))
 
 
 def pytest_collection_finish(session):
