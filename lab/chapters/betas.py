@@ -90,10 +90,10 @@ def plot_training(curves: dict[str, dict], levels: dict[str, dict[str, float]], 
         plane.plot(curve["test_kl"], curve["test_error"], **style)
     for axes in (loss, error, kl):
         if any(curve["epoch"][-1] > equal for curve in curves.values()):
-            axes.axvline(equal, color=GREY, lw=0.8)             # beyond it β = 1 is alone
+            axes.axvline(equal, color=GREY, lw=0.8, ls="-.")    # beyond it β = 1 is alone
         axes.set(xlabel="epoch")
     plane.plot(*linear.T, color=GREY, ls=":", label="best linear VAEs, test faces")
-    loss.set(title="Loss, each in units of its own β", yscale="log", ylabel="4·SSE + β·KL")
+    loss.set(title="Loss, each with its own β", yscale="log", ylabel="4·SSE + β·KL")
     error.set(title="Squared error", yscale="log", ylabel="SSE on [0, 1], per face")
     kl.set(title="KL: what the code costs", ylabel="nats per face", ylim=(0, None))
     plane.set(title="Both, epoch by epoch", yscale="log", xlabel="KL, nats per face",
@@ -104,6 +104,7 @@ def plot_training(curves: dict[str, dict], levels: dict[str, dict[str, float]], 
         axes.yaxis.set_minor_locator(NullLocator())
     loss.plot([], [], color=GREY, lw=0.8, label="thin: training")
     loss.plot([], [], ":", color=GREY, lw=1, label="the linear model's")
+    loss.plot([], [], "-.", color=GREY, lw=0.8, label="end of equal epochs")
     loss.legend(fontsize=8)
     plane.legend(fontsize=8)
     return figure

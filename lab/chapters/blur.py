@@ -286,11 +286,11 @@ class Chapter:
                 "drawn": [drawn[key] for key in ends],
                 "drawn, with\nits noise": [drawn[key] + self.readings[key].sigma2 ** 0.5 * eps
                                            for key in ends],
-                "full covariance": [self.samples["full"][:7 * len(ends)]]}
+                "not a VAE: full\ncovariance": [self.samples["full"][:7 * len(ends)]]}
         return self.lab.figure(
             labelled_rows({name: torch.cat(parts) for name, parts in rows.items()},
                           "Two decoder variances of one network, and a Gaussian without latent "
-                          "variables", [name_of(key) for key in ends], zoom=2, label=105,
+                          "variables", [name_of(key) for key in ends], zoom=2, label=110,
                           blocks=len(ends)), "blur",
             "Seven test images; their reconstructions, sharper with the learned variance; samples, "
             "and the same with the decoder's own noise, nothing but noise at variance ½; coloured "

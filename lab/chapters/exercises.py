@@ -38,8 +38,8 @@ class Chapter:
         recipe = RECIPES["p1-conv"]
         small, large = (measures.linear_optimum(self.scale.spectrum, recipe.sigma2, n).loss()
                         for n in (size, recipe.latent))
-        return answer(f"what {size} latent dimensions instead of {recipe.latent} cost it", guess,
-                      small - large, "nats")
+        return answer(f"squared error: what {size} instead of {recipe.latent} dimensions cost it",
+                      guess, small - large, "nats")
 
     def permuted(self, name: str = "conv", guess: float | None = None) -> Table:
         """What permuting the pixels of the test images alone does to a trained model."""
