@@ -169,7 +169,7 @@ class Gallery:
 
 
 def labelled_rows(rows: dict[str, torch.Tensor], title: str, columns: Sequence[str] = (),
-                  zoom: int = 3, label: int = 150, blocks: int = 1):
+                  *, zoom: int, label: int, blocks: int = 1):
     """Rows of as many images each, their names at the left and columns' names above, as pixels.
 
     The images of each row stand in `blocks` of as many, with room between them.

@@ -331,10 +331,9 @@ class Chapter:
     # ---- pictures
 
     def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str,
-                 blocks: Sequence[str] = ("",)) -> Figure:
+                 blocks: Sequence[str] = ()) -> Figure:
         """Rows of faces at their own size, their names at the left, in blocks under their names."""
-        drawn = labelled_rows(rows, title, blocks if blocks[0] else (), zoom=1, label=LABEL,
-                              blocks=len(blocks))
+        drawn = labelled_rows(rows, title, blocks, zoom=1, label=LABEL, blocks=len(blocks) or 1)
         return self.lab.figure(drawn, name, alt, picture=True)
 
     def reconstructions(self) -> Figure | Table:
@@ -403,15 +402,13 @@ class Chapter:
         right = {label: traverse(self.runs[one].model, self.codes[one][0][:1], dim,
                                  3 * sign * self._spread(one, dim), half)
                  for label, (one, dim, sign) in self._chain().items()}
-        right = right or {" " * i: torch.ones_like(frames)
-                          for i, frames in enumerate(left.values())}
         rows = {f"{one} |\n{other}": torch.cat([left[one], right[other]])
-                for one, other in zip(left, right, strict=True)}
+                for one, other in zip(left, right, strict=True)} if right else left
         return self._picture(rows, "One test face, moved along single dimensions",
                              "beta-dimensions", "Left, traversals of dimensions 8, 25 and 68 with "
                              "β = 1, which change little but light; right, the dimension that is "
                              "best matched over β = 1, 4 and 10: from dark to bright in each",
-                             blocks=("8, 25 and 68 of β = 1", "one that is matched over β"))
+                             ("8, 25 and 68 of β = 1", "one that is matched")[:1 + bool(right)])
 
     def _spread(self, key: str, dim: int) -> float:
         """The standard deviation of a dimension over all posteriors together."""

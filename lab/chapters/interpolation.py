@@ -265,7 +265,7 @@ class Chapter:
         rows = {f"u = {u / 3:.2g}": row for u, row in enumerate(frames)}
         return self.lab.figure(
             labelled_rows(rows, "Between four faces: originals beside their corners",
-                          columns=positions(6), zoom=zoom_of(test.images), label=65),
+                          columns=positions(6), zoom=2, label=65),
             "faces-between", "Four rows of six faces decoded between the codes of four test faces, "
             "which stand beside the corners; every one of them is a face", picture=True)
 
@@ -369,8 +369,3 @@ PATH_FORMATS = {"mean squared step": ".6f", "±": ".6f", "exponent": ".2f", "eve
 def positions(steps: int) -> list[str]:
     """Names of the columns of a row that stands between two originals."""
     return ["original", *(f"t = {i / (steps - 1):.2g}" for i in range(steps)), "original"]
-
-
-def zoom_of(images: Tensor) -> int:
-    """How often a pixel is repeated for an image to be 128 pixels wide, if it is smaller."""
-    return max(1, 128 // images.shape[-1])

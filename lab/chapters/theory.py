@@ -381,7 +381,7 @@ class Chapter:
 
     def autoencoder(self) -> Figure:
         """Samples of the VAE and of the autoencoder, from the prior and from its own density."""
-        self.sample_table(), self.two_sample()          # their numbers stand in the prose
+        self.sample_table()                             # its numbers stand in the prose
         panels = {name: tile(images[:24], 6) for name, images in list(self.samples.items())[:3]}
         return self.lab.figure(picture(panels, "The same layers, with and without noise in the "
                                        "code"), "q3-autoencoder",
