@@ -1,4 +1,4 @@
-"""CIFAR-10 and CelebA as one uint8 tensor each, or drawn pictures that stand in for them.
+"""CIFAR-10, CelebA and drawn faces, one uint8 tensor each; drawings stand in for what is absent.
 
     cifar = data.load_splits("cifar10", 32)
     print(cifar.train.images.shape, cifar.train.source)
@@ -8,9 +8,8 @@ Nothing outside this package reads a dataset's files.
 
 from __future__ import annotations
 
-from data.imageset import AbsentError, DataError, ImageSet, image_set
-from data.loading import SIDES, SOURCES, load
-from data.splits import HELDOUT, Splits, hold_out, load_splits
+from data.imageset import AbsentError, DataError, ImageSet
+from data.loading import HELDOUT, SIDES, SOURCES, Splits, hold_out, load, load_splits
 
 __all__ = ["HELDOUT", "SIDES", "SOURCES", "AbsentError", "DataError", "ImageSet", "Splits",
-           "hold_out", "image_set", "load", "load_splits"]
+           "hold_out", "load", "load_splits"]

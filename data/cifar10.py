@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.imageset import AbsentError, DataError, ImageSet, digest_images, image_set, is_there
+from data.imageset import AbsentError, DataError, ImageSet, digest_images
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
-           "dog", "frog", "horse", "ship", "truck")
-SIDE = 32
+CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 PATIENCE = 10           # seconds without an answer after which a download is given up
 
 # The published MD5 of every file, by split.
@@ -28,8 +26,7 @@ BATCHES = {
               "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
               "data_batch_4": "634d18415352ddfa80567beed471001a",
               "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb"},
-    "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
-}
+    "test": {"test_batch": "40351d587109b95175f43aff81a1287e"}}
 HOW = ("put the folder cifar-10-batches-py of cifar-10-python.tar.gz "
        "(https://www.cs.toronto.edu/~kriz/cifar.html) or a cifar10.npz with x_train, y_train, "
        "x_test, y_test there")
@@ -38,48 +35,37 @@ HOW = ("put the folder cifar-10-batches-py of cifar-10-python.tar.gz "
 def load(split: str, limit: int, root: Path, download: bool, progress) -> ImageSet:
     """The images of one split in canonical order."""
     folder, npz = root / "cifar-10-batches-py", root / "cifar10.npz"
-    path = next((path for path in (folder, npz) if is_there(path)), None)
-    if path is None and download:
+    if download and not folder.exists() and not npz.exists():
         _download(folder, progress)
-        path = folder
-    if path is None:
-        raise AbsentError(f"CIFAR-10 is not in {root}: {HOW}")
-    images, labels = (_read_batches if path == folder else _read_npz)(path, split)
-    return _canonical(images, labels, split, path).take(limit)
+    if folder.exists():
+        return _canonical(*_read_batches(folder, split), split, folder).take(limit)
+    if npz.exists():
+        return _canonical(*_read_npz(npz, split), split, npz).take(limit)
+    raise AbsentError(f"CIFAR-10 is not in {root}: {HOW}")
 
 
 def _canonical(images: np.ndarray, labels: np.ndarray, split: str, path: Path) -> ImageSet:
     """The set sorted by the digest of the pixels, then by label, whatever the file's order was."""
-    digests = digest_images(images)
-    high, low = digests.view(">u8").T
+    high, low = digest_images(images).view(">u8").T
     order = np.lexsort((labels, low, high))
     source = f"CIFAR-10 from {path} ({len(images):,} images, split {split})"
-    return image_set(name="cifar10", split=split, images=torch.from_numpy(images[order]),
-                     labels=torch.from_numpy(labels[order]), label_names=CLASSES,
-                     digests=digests[order], source=source, real=True)
+    return ImageSet(name="cifar10", split=split, images=torch.from_numpy(images[order]),
+                    labels=torch.from_numpy(labels[order].astype(np.int64)), label_names=CLASSES,
+                    source=source, real=True)
 
 
 # ---- the published batches: pickles that Python 2 wrote
 
 def _read_batches(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) uint8 and labels (N,) int64, once all files are checked."""
-    contents = {folder / name: _verified(folder / name, md5)
-                for name, md5 in BATCHES[split].items()}
-    parts = [_unpickled(path, content) for path, content in contents.items()]
-    return (np.concatenate([images for images, _ in parts]),
-            np.concatenate([labels for _, labels in parts]))
-
-
-def _verified(path: Path, md5: str) -> bytes:
-    """The file's bytes, once their MD5 is the published one."""
-    if not path.exists():
-        raise DataError(f"{path} is missing: unpack cifar-10-python.tar.gz again")
-    content = path.read_bytes()
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise DataError(f"{path} is damaged or not the published file (MD5 {found}, not {md5}): "
-                        "unpack cifar-10-python.tar.gz again")
-    return content
+    """Images (N, 3, 32, 32) and labels (N,), once all files are checked."""
+    contents = [(folder / name).read_bytes() for name in BATCHES[split]]
+    for (name, md5), content in zip(BATCHES[split].items(), contents, strict=True):
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            raise DataError(f"{folder / name} is damaged or not the published file, whose MD5 is "
+                            f"{md5}: unpack cifar-10-python.tar.gz again")
+    batches = [_ArraysOnly(io.BytesIO(content), encoding="latin1").load() for content in contents]
+    images = np.concatenate([batch["data"] for batch in batches])       # red, green, blue
+    return images.reshape(-1, 3, 32, 32), np.concatenate([batch["labels"] for batch in batches])
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -90,66 +76,32 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module, name):
         if f"{module}.{name}" not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
+            raise DataError(f"a batch of CIFAR-10 names {module}.{name}, which has no place in it: "
+                            "unpack cifar-10-python.tar.gz again")
         return super().find_class(module, name)
-
-
-def _unpickled(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) and labels (N,) of one batch."""
-    try:
-        batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
-        images, labels = batch["data"], np.asarray(batch["labels"])
-    except Exception as error:  # a broken pickle may raise nearly anything
-        raise DataError(f"{path} is no CIFAR-10 batch ({error!r}): "
-                        "unpack cifar-10-python.tar.gz again") from error
-    if getattr(images, "ndim", 0) != 2 or images.shape[1] != 3 * SIDE * SIDE:
-        raise DataError(f"{path} does not hold rows of 3,072 bytes: "
-                        "unpack cifar-10-python.tar.gz again")
-    images = images.reshape(-1, 3, SIDE, SIDE)      # a row is red, green, blue, each 32×32
-    return _checked(path, images, labels, "data", "labels")
 
 
 # ---- cifar10.npz, with the names and shapes that Keras uses
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) uint8 and labels (N,) int64 from arrays (N, 32, 32, 3) and (N,)."""
+    """Images (N, 3, 32, 32) and labels (N,) from arrays (N, 32, 32, 3) and (N,) or (N, 1)."""
     x, y = f"x_{split}", f"y_{split}"
-    images, labels = _npz_arrays(path, x, y)
-    if images.shape[1:] != (SIDE, SIDE, 3):
-        raise DataError(f"{path}: {x} has the shape {images.shape}, not (N, 32, 32, 3): "
-                        "save the images height × width × colour")
-    return _checked(path, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, x, y)
-
-
-def _npz_arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """The named arrays of an npz file, none of them unpickled."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in names if name not in arrays.files]
-            if not missing:
-                return [arrays[name] for name in names]
+            images, labels = arrays[x], arrays[y]
     except OSError:
         raise
     except Exception as error:  # a broken archive may raise nearly anything
-        raise DataError(f"{path} is no whole npz file of plain arrays ({error}): "
-                        "copy or save it again") from error
-    raise DataError(f"{path} has no array {' and no array '.join(missing)}: "
-                    "it needs x_train, y_train, x_test, y_test")
-
-
-def _checked(path: Path, images: np.ndarray, labels: np.ndarray, x: str, y: str):
-    """The images and the labels as (N,) int64, when they can be CIFAR-10's."""
-    if images.dtype != np.uint8:
-        raise DataError(f"{path}: {x} is {images.dtype}, not uint8: save the pixels as 0 to 255")
-    if not len(images) or labels.shape not in [(len(images),), (len(images), 1)]:
-        raise DataError(f"{path}: {y} has the shape {labels.shape} beside {len(images)} images: "
-                        "save one label an image")
-    if images.max() <= 1:
-        raise DataError(f"{path}: {x} holds no pixel above 1: save the pixels as 0 to 255")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(CLASSES):
-        raise DataError(f"{path}: {y} holds something other than the classes 0 to 9: "
-                        "save the labels as whole numbers")
-    return images, labels.reshape(-1).astype(np.int64)
+        raise DataError(f"{path} is no whole npz file of plain arrays x_train, y_train, x_test, "
+                        f"y_test ({error}): copy or save it again") from error
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or not images.size:
+        raise DataError(f"{path}: {x} is {images.dtype} of the shape {images.shape}, not uint8 of "
+                        "(N, 32, 32, 3): save the pixels as 0 to 255, height × width × colour")
+    if (labels.shape not in [(len(images),), (len(images), 1)] or labels.dtype.kind not in "iu"
+            or labels.min() < 0 or labels.max() >= len(CLASSES)):
+        raise DataError(f"{path}: {y} is {labels.dtype} of the shape {labels.shape} beside "
+                        f"{len(images)} images: save one class an image, as 0 to 9")
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.reshape(-1)
 
 
 # ---- torchvision's download
@@ -158,26 +110,18 @@ def _download(folder: Path, progress) -> None:
     """Leaves the published batches in `folder`, or nothing and an AbsentError."""
     from torchvision.datasets import CIFAR10
 
-    progress(0, 1, "downloading CIFAR-10 (170 MB)")
-    cache = folder.parent / "cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as beside:
-        try:
-            with _impatient(), contextlib.redirect_stderr(io.StringIO()):  # its bar is not ours
-                CIFAR10(beside, download=True)
-            os.replace(Path(beside) / folder.name, folder)
-        except (OSError, RuntimeError) as error:
-            raise AbsentError(f"CIFAR-10 is not in {folder.parent} and its download failed "
-                              f"({error}): {HOW}") from error
-    progress(1, 1, "downloading CIFAR-10 (170 MB)")
-
-
-@contextlib.contextmanager
-def _impatient():
-    """Network calls inside give up after PATIENCE seconds without an answer."""
-    before = socket.getdefaulttimeout()
+    what, before = "downloading CIFAR-10 (170 MB)", socket.getdefaulttimeout()
+    progress(0, 1, what)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     socket.setdefaulttimeout(PATIENCE)
     try:
-        yield
+        with (tempfile.TemporaryDirectory(dir=folder.parent, prefix="download-") as beside,
+              contextlib.redirect_stderr(io.StringIO())):       # its bar is not ours
+            CIFAR10(beside, download=True)
+            os.replace(Path(beside) / folder.name, folder)
+    except (OSError, RuntimeError) as error:
+        raise AbsentError(f"CIFAR-10 is not in {folder.parent} and its download failed "
+                          f"({error}): {HOW}") from error
     finally:
         socket.setdefaulttimeout(before)
+    progress(1, 1, what)
