@@ -28,7 +28,7 @@ class Recipe:
     side: int = 32                  # pixels
     network: str = "conv"           # "conv": stride-2 4x4 convolutions; "fc": dense layers
     widths: tuple[int, ...] = (64, 128, 256, 512)    # channels or units, from image to latent
-    norm: bool = True               # BatchNorm after each convolution
+    norm: bool = True               # BatchNorm after each convolution, LayerNorm after dense layers
     activation: str = "relu"        # or "silu"
     residual: int = 0               # blocks of two 3x3 convolutions at each map up to 8x8
     start: str = "random"           # "linear": a linear path beside the network, set to its
@@ -46,8 +46,11 @@ class Recipe:
     batch: int = 128
     lr: float = 1e-3                # Adam's; with "onecycle" the peak
     schedule: str = "constant"      # or "onecycle"
+    rise: float = 0.3               # the share of one cycle's steps before its peak
     clip: float = 0.0               # largest gradient norm; 0: unlimited
     epochs: int = 10
+    images: int = 0                 # how many of the training images are used; 0: all
+    trial: bool = False             # True: held-out images judge it, and no test image is seen
     patience: int = 0               # epochs without gain until it stops; 0: it never does
     min_delta: float = 0.5          # nats that count as a gain
 
@@ -64,9 +67,11 @@ class Recipe:
         for name in ("latent", "batch", "epochs", "lr", "side"):
             if not 0 < getattr(self, name) < math.inf:
                 self._refuse(name, "must be above 0")
-        for name in ("beta", "clip", "patience", "min_delta", "start_images"):
+        for name in ("beta", "clip", "patience", "min_delta", "start_images", "images"):
             if not 0 <= getattr(self, name) < math.inf:
                 self._refuse(name, "must not be below 0")
+        if not 0 < self.rise < 1:
+            self._refuse("rise", "must be between 0 and 1")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -79,10 +84,13 @@ class Recipe:
             self._refuse("side", f"cannot be halved {len(self.widths)} times")
         if self.reconstruction == "bce" and self.link != "sigmoid":
             self._refuse("link", "gives pixels outside [0, 1], which bce needs")
-        if self.start != "random" and self.reconstruction != "bce":
-            self._refuse("start", f"is worked out for bce, not {self.reconstruction!r}")
-        if self.start == "weights" and self.network != "fc":
-            self._refuse("start", f"is for dense layers, not for network {self.network!r}")
+        if self.start != "random" and (self.reconstruction == "gaussian" or self.link != "sigmoid"):
+            self._refuse("start", "is worked out for bce and sse through a sigmoid")
+        if self.start != "random" and self.reconstruction == "sse":
+            if self.start_sigma2 != self.sigma2:
+                self._refuse("start_sigma2", f"must be half of beta, {self.sigma2}, for sse")
+        if self.start == "weights" and (self.network != "fc" or self.norm):
+            self._refuse("start", "is for dense layers without normalisation")
         if self.sigma is not None and not (self.reconstruction == "gaussian" and self.sigma > 0
                                            and self.sigma < math.inf):
             self._refuse("sigma", "is for reconstruction 'gaussian', and above 0")
@@ -97,6 +105,11 @@ class Recipe:
             if name not in known:
                 raise ValueError(f"a recipe has no field {name!r}; it has {', '.join(known)}")
         return dataclasses.replace(self, **changes)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether held-out images choose something, so that they are not trained on."""
+        return bool(self.patience) or self.trial
 
     @property
     def pixels(self) -> int:
@@ -128,7 +141,7 @@ def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
     return (float, int) if kind is float else (kind,)
 
 
-_ALLOWED = {"data": ("cifar10", "celeba"), "network": ("conv", "fc"),
+_ALLOWED = {"data": ("cifar10", "celeba", "drawn"), "network": ("conv", "fc"),
             "link": ("sigmoid", "tanh", "identity"), "reconstruction": ("bce", "sse", "gaussian"),
             "schedule": ("constant", "onecycle"), "activation": ("relu", "silu"),
             "start": ("random", "linear", "weights")}
@@ -182,7 +195,7 @@ def make_encoder(recipe: Recipe) -> tuple[nn.Module, int]:
     """The layers from image to features, and how many features they end in."""
     if recipe.network == "fc":
         sizes = (recipe.pixels, *recipe.widths)                 # 3072, 512, 256
-        return nn.Sequential(nn.Flatten(), *dense_layers(sizes)), sizes[-1]
+        return nn.Sequential(nn.Flatten(), *dense_layers(recipe, sizes)), sizes[-1]
     layers, channels, side = [], 3, recipe.side                 # (B, 3, 32, 32)
     for width in recipe.widths:
         layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), *after(recipe, width)]
@@ -196,8 +209,8 @@ def make_decoder(recipe: Recipe) -> nn.Module:
     widths, last = recipe.widths[::-1], (3, recipe.side, recipe.side)
     if recipe.network == "fc":
         sizes = (recipe.latent, *widths)                        # 128, 256, 512
-        return nn.Sequential(*dense_layers(sizes), nn.Linear(sizes[-1], recipe.pixels),
-                             nn.Unflatten(1, last))
+        return nn.Sequential(*dense_layers(recipe, sizes),
+                             nn.Linear(sizes[-1], recipe.pixels), nn.Unflatten(1, last))
     channels, side = widths[0], recipe.side // 2 ** len(widths)
     layers = [nn.Linear(recipe.latent, channels * side * side),
               nn.Unflatten(1, (channels, side, side)), *residual_blocks(recipe, channels, side)]
@@ -209,16 +222,19 @@ def make_decoder(recipe: Recipe) -> nn.Module:
     return nn.Sequential(*layers, nn.ConvTranspose2d(channels, 3, 4, stride=2, padding=1))
 
 
-def dense_layers(sizes: tuple[int, ...]) -> list[nn.Module]:
-    """Linear layers between these sizes, a ReLU after each."""
-    pairs = zip(sizes, sizes[1:], strict=False)
-    return [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]
+def dense_layers(recipe: Recipe, sizes: tuple[int, ...]) -> list[nn.Module]:
+    """Linear layers between these sizes, each followed by what the recipe has after it."""
+    layers = []
+    for before, units in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, units), *after(recipe, units)]
+    return layers
 
 
-def after(recipe: Recipe, channels: int) -> list[nn.Module]:
-    """What follows a convolution: normalisation if the recipe has it, and the activation."""
+def after(recipe: Recipe, width: int) -> list[nn.Module]:
+    """What follows a layer of this width: normalisation, if the recipe has it, and a bend."""
     bend = nn.ReLU() if recipe.activation == "relu" else nn.SiLU()
-    return [nn.BatchNorm2d(channels), bend] if recipe.norm else [bend]
+    norm = nn.BatchNorm2d if recipe.network == "conv" else nn.LayerNorm
+    return [norm(width), bend] if recipe.norm else [bend]
 
 
 class Residual(nn.Module):
@@ -316,17 +332,16 @@ def elbo_terms(model: VAE, x: Tensor, eps: Tensor) -> Terms:
 
 
 def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = False,
-                  together=None) -> Terms:
+                  together=None, share: float = 1.0) -> Terms:
     """One step of the optimizer on pixels x in [0, 1] with noise eps (B, d); the loss's terms.
 
-    `together(model)` adds up the gradients where several processes share a batch.
+    Where several processes share a batch, `together(x, eps)` gives the terms of the rows of this
+    one and averages the gradients; `share` is these rows' weight in that average.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        terms = elbo_terms(model, x, eps)
+        terms = together(x, eps) if together else elbo_terms(model, x, eps)
     optimizer.zero_grad()
-    terms.loss(model.recipe.beta).mean().backward()
-    if together:
-        together(model)
+    (share * terms.loss(model.recipe.beta).mean()).backward()
     if model.recipe.clip:
         nn.utils.clip_grad_norm_(model.parameters(), model.recipe.clip)
     optimizer.step()

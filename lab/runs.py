@@ -1,54 +1,94 @@
-"""Jobs and runs: a training that is wanted, and one that is trained and kept."""
+"""Jobs and runs: a training that is wanted, and one that is trained and kept.
+
+A run's folder holds state.pt, all that the next epoch needs, and run.json, which is for people
+alone. Under torchrun several processes train one run together: each takes its rows of every batch,
+and the first alone reads and writes the folder, settles, evaluates, and tells the others.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import dataclasses
+import hashlib
+import json
+import os
 import platform
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from datetime import timedelta
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from data import Splits
 from lab.files import (
-    Busy,
-    Damaged,
+    Refused,
+    Trouble,
     only_process,
-    read_epochs,
-    read_identity,
-    read_json,
+    read_part,
     read_state,
-    run_folder,
-    run_hash,
-    run_identity,
     write_json,
     write_state,
 )
-from lab.ranks import Ranks, joined, started
+from lab.linear import spectrum_of, start
 from lab.show import Progress
-from lab.starts import spectrum_of, start
 from lab.training import (
     best_epoch,
     check_epoch,
     choose_device,
     choose_precision,
     device_name,
+    evaluate,
     fresh,
     has_bf16,
     is_finished,
     make_optimizer,
-    mean_terms,
-    measured_precision,
     on_device,
-    seconds_per_image,
+    settled,
+    summary,
     train_epoch,
-    usable,
-    warn_if_device_differs,
 )
-from vae_helpers import VAE, Recipe, build
+from vae_helpers import VAE, Recipe, elbo_terms
+
+RESULTS = Path(__file__).parents[1] / "figures" / "results.json"
+
+# ---- identity
+
+
+def run_identity(recipe: Recipe, train, heldout, seed: int, epochs: int, precision: str,
+                 processes: int = 1) -> dict:
+    """Everything that decides a run's result; of the sets their fingerprints.
+
+    A field of the recipe at its default is left out, so that a later one orphans no run.
+    """
+    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)
+              if getattr(recipe, field.name) != field.default and field.name != "epochs"}
+    chosen_on = heldout.fingerprint if recipe.patience else None
+    made = {"recipe": fields, "epochs": epochs, "seed": seed, "data": train.fingerprint,
+            "images": min(recipe.images or len(train), len(train)), "heldout": chosen_on,
+            "precision": precision}
+    # Batch normalisation takes its statistics from the rows of each process.
+    return made | ({"processes": processes} if processes > 1 and has_batchnorm(recipe) else {})
+
+
+def has_batchnorm(recipe: Recipe) -> bool:
+    return recipe.norm and recipe.network == "conv"
+
+
+def run_hash(identity: dict) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_folder(runs: str | Path, identity: dict) -> Path:
+    name = f"{identity['recipe']['name']}-{identity['epochs']}-{run_hash(identity)}"
+    return Path(runs) / name
+
 
 # ---- runs
 
@@ -80,8 +120,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """What the training takes at the pace of its median epoch."""
-        return self.pace * len(self.history)
+        """What the training takes at the pace of its median epoch, its start included."""
+        return self.history[0]["start_seconds"] + self.pace * len(self.history)
 
     @property
     def device(self) -> str:
@@ -129,35 +169,51 @@ class Job:
     def __post_init__(self):
         recipe, images = self.recipe, self.splits.train.images
         if recipe.patience and self.splits.heldout is None:
-            raise ValueError(f"{recipe.name} stops early, so it needs a held-out set")
+            raise Refused(f"{recipe.name} stops early, so it needs a held-out set")
         if tuple(images.shape[1:]) != (3, recipe.side, recipe.side):
-            raise ValueError(f"{recipe.name} takes images of 3x{recipe.side}x{recipe.side}, not "
-                             + "x".join(map(str, images.shape[1:])))
+            raise Refused(f"{recipe.name} takes images of 3x{recipe.side}x{recipe.side}, not "
+                          + "x".join(map(str, images.shape[1:])))
         object.__setattr__(self, "epochs", self.epochs or recipe.epochs)
 
     @cached_property
     def where(self) -> torch.device:
-        return choose_device(self.device)
+        """The device; under torchrun on GPUs, the one of this process's number on its host."""
+        device = choose_device(self.device)
+        if device.type == "cuda" and processes()[1] > 1:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        return device
+
+    @property
+    def images(self) -> Tensor:
+        """The images that are trained on."""
+        return self.splits.train.images[:self.recipe.images or None]
 
     @cached_property
     def precision(self) -> str:
-        """The one asked for; for "auto" that of a run that is begun, else the faster one here."""
+        """The one asked for; else that of a finished run, of a begun one that this machine can go
+        on with, or the one that a new training has here."""
         if self.wanted != "auto":
             return choose_precision(self.wanted, self.where)
-        for precision in ("bf16", "fp32"):
-            if (run_folder(self.runs, self._identity(precision)) / "state.pt").exists():
-                return precision
-        return faster_precision(Path(self.runs), self.where)
+        kept = {p: self.kept(p) for p in ("bf16", "fp32") if self.kept(p)}
+        done = [p for p, history in kept.items()
+                if is_finished(self.recipe, history, self.epochs)]
+        begun = [p for p in kept if p == "fp32" or has_bf16(self.where)]
+        return (done + begun + [choose_precision("auto", self.where)])[0]
 
-    def _identity(self, precision: str) -> dict:
-        made = run_identity(self.recipe, self.splits.train, self.splits.heldout, self.seed,
-                            self.epochs, precision)
-        together = self.recipe.norm and not started().alone
-        return made | ({"batch statistics": "over processes"} if together else {})
+    def kept(self, precision: str) -> list[dict]:
+        """The epochs that are trained in a precision, read without the weights; [] for none."""
+        identity = self.identity_in(precision)
+        path = run_folder(self.runs, identity) / "state.pt"
+        return read_part(path, identity, "history") if path.exists() else []
+
+    def identity_in(self, precision: str) -> dict:
+        return run_identity(self.recipe, self.splits.train, self.splits.heldout, self.seed,
+                            self.epochs, precision, processes()[1])
 
     @property
     def identity(self) -> dict:
-        return self._identity(self.precision)
+        return self.identity_in(self.precision)
 
     @property
     def folder(self) -> Path:
@@ -165,228 +221,116 @@ class Job:
 
     @property
     def history(self) -> list[dict]:
-        """The epochs that are trained, read without the weights; [] for none."""
-        path = self.folder / "state.pt"
-        return read_epochs(path, self.identity) if path.exists() else []
+        return self.kept(self.precision)
 
     @property
     def finished(self) -> bool:
         """Whether no epoch is left; a run that stopped early is finished."""
         return is_finished(self.recipe, self.history, self.epochs)
 
-    @property
-    def minutes_left(self) -> float:
-        """About how long the rest takes here: by its own pace, else by a few steps on noise."""
-        history = self.history
-        if is_finished(self.recipe, history, self.epochs):
-            return 0.0
-        n = len(self.splits.train)
-        precision = usable(self.precision, self.where)
-        seconds = (median_seconds(history) if history
-                   else n * pace_of(like(self.recipe), self.where, precision))
-        return (self.epochs - len(history)) * seconds / 60
-
-    def train(self, progress: Progress | None = None) -> Run:
+    def train(self, progress: Progress | None = None) -> Run | None:
         """Trains what is left, or loads what is finished; after every epoch the folder holds all
-        that the next one needs. What it hands out is always what the disk holds."""
+        that the next one needs, and what is handed out is what the disk holds. None to all but the
+        first of several processes."""
         progress = progress or Progress(f"{self.recipe.name}: {self.epochs} epochs, "
-                                        f"{len(self.splits.train):,} images, seed {self.seed}")
-        ranks = joined(self.where)
-        if not ranks.alone:                     # one machine's measurement decides for all
-            self.__dict__["precision"] = ranks.agree(self.precision if ranks.first else "")
-        trained_here = not self.finished
-        if trained_here:
-            refuse_slow_bf16(self)
-            warn_if_device_differs(self.recipe, self.where, progress.line)
-            train_together(self, progress, ranks)
-        model, history = load(self, progress)
+                                        f"{len(self.images):,} images, seed {self.seed}")
+        with connected(self.where):
+            job = dataclasses.replace(self, wanted=from_first(lambda: self.precision))
+            trained_here = not from_first(lambda: job.finished)
+            if trained_here:
+                train_to_end(job, progress)
+        if processes()[0] > 0:
+            return None
+        model, history = load(job)
         if not trained_here:
-            log_epochs(history, self.epochs, progress)
+            log_epochs(history, job.epochs, progress)
         progress.done()
-        return Run(self.recipe, model.eval(), history, self.folder, self.identity, trained_here)
+        return Run(job.recipe, model, history, job.folder, job.identity, trained_here)
 
 
-def like(recipe: Recipe) -> Recipe:
-    """The recipe without what a step's time does not depend on."""
-    loss = {} if recipe.start != "random" else dict(reconstruction="sse", sigma=None)
-    return recipe.but(name="like", beta=1.0, lr=1e-3, epochs=1, patience=0, noise=True, latent=128,
-                      **loss)
+# ---- training
 
 
-@cache
-def pace_of(recipe: Recipe, device: torch.device, precision: str) -> float:
-    """Seconds an image, measured once."""
-    return seconds_per_image(recipe, device, precision)
-
-
-def refuse_slow_bf16(job: Job) -> None:
-    """Training in bf16 where there are no instructions for it would take days."""
-    if job.precision == "bf16" and not has_bf16(job.where):
-        raise ValueError(f"{job.recipe.name} cannot be trained in bf16 here: this {job.where.type} "
-                         "multiplies it hundreds of times slower than fp32; set PRECISION = 'fp32'")
-
-
-def faster_precision(runs: Path, device: torch.device) -> str:
-    """fp32 where there are no instructions for bf16, else what was measured faster on a CPU.
-
-    One measurement for a kind of machine and version of torch, kept beside the runs.
-    """
-    if device.type != "cpu" or not has_bf16(device):
-        return "bf16" if has_bf16(device) else "fp32"
-    path, kind = runs / "machine.json", torch.backends.cpu.get_cpu_capability()
-    here = f"{platform.machine()} {kind}, {torch.get_num_threads()} threads, {torch.__version__}"
-    try:
-        known = read_json(path, dict)
-    except Damaged:                                      # or not there: it is only a measurement
-        known = {}
-    if known.get(here) not in ("bf16", "fp32"):
-        known[here] = measured_precision(device)
-        runs.mkdir(parents=True, exist_ok=True)
-        write_json(path, known)
-    return known[here]
-
-
-def train_together(job: Job, progress: Progress, ranks: Ranks) -> None:
-    """Trains what is left, alone or with others; the first process holds the folder for all."""
-    if job.recipe.norm and not ranks.alone and job.where.type != "cuda":
-        raise ValueError(f"{job.recipe.name} has batch normalisation, which takes its statistics "
-                         "from a part of each batch on a CPU: train it in one process")
-    with contextlib.ExitStack() as held:
-        trouble = ""
-        try:
-            if ranks.first:
-                held.enter_context(only_process(job.folder))
-        except Busy as busy:
-            trouble = str(busy)
-        if trouble := ranks.agree(trouble):
-            raise Busy(trouble)
-        train_to_end(job, progress, ranks)
-        ranks.wait()                                     # until the first one has written
-
-
-def train_to_end(job: Job, progress: Progress, ranks: Ranks) -> None:
+def train_to_end(job: Job, progress: Progress) -> None:
     """The remaining epochs of a job, saved one by one."""
-    recipe, (train, heldout, test) = job.recipe, job.splits
-    model, optimizer, history = begin(job, progress, ranks)
-    log_epochs(history, job.epochs, progress)
-    images = on_device(train.images, job.where)
-    sets = [(f"{kind}_", s.images) for kind, s in (("heldout", heldout), ("test", test)) if s]
-    while not is_finished(recipe, history, job.epochs):
-        record = train_epoch(model, optimizer, images, seed=job.seed, epoch=len(history) + 1,
-                             epochs=job.epochs, precision=job.precision, tick=progress.tick,
-                             folder=job.folder, ranks=ranks)
-        for prefix, held in sets:
-            record |= mean_terms(model, held, prefix, ranks, precision=job.precision,
-                                 seed=job.seed)
-        check_epoch(model, record, job.folder)
-        history.append(record | {"device": device_name(job.where)})
-        if ranks.first:
-            save(job, model, optimizer, history)
-        log_epochs(history[-1:], job.epochs, progress)
+    recipe = job.recipe
+    if job.precision == "bf16" and not has_bf16(job.where):
+        raise Refused(f"{recipe.name} cannot be trained in bf16 here: this {job.where.type} "
+                      "multiplies it hundreds of times slower than fp32; set PRECISION = 'fp32'")
+    with contextlib.ExitStack() as held:
+        from_first(lambda: held.enter_context(only_process(job.folder)))
+        state = from_first(lambda: read(job) or first_state(job))
+        model, optimizer, history = begin(job, state)
+        together, images = wrapped(model), on_device(job.images, job.where)
+        say_what_it_took(job, progress)
+        log_epochs(history, job.epochs, progress)
+        while not is_finished(recipe, history, job.epochs):
+            record = train_epoch(model, optimizer, images, seed=job.seed, epoch=len(history) + 1,
+                                 epochs=job.epochs, precision=job.precision, tick=progress.tick,
+                                 folder=job.folder, together=together)
+            record["start_seconds"] = state["start_seconds"]
+            work = partial(keep, job, model, optimizer, images, state, record)
+            history.append(from_first(work))
+            log_epochs(history[-1:], job.epochs, progress)
 
 
-def begin(job: Job, progress: Progress, ranks: Ranks) -> tuple[VAE, Optimizer, list[dict]]:
-    """Model, optimizer and history as the last finished epoch left them, or at the start."""
-    folder = job.folder
-    begun = (folder / "state.pt").exists()
-    if ranks.first and not begun and job.recipe.schedule == "constant":
-        borrow_shorter(job, progress)
-    ranks.wait()
-    model = fresh(job.recipe, job.where, job.seed)
-    if job.recipe.norm and not ranks.alone:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if job.recipe.start != "random" and not begun:
-        start(model, spectrum_of(job.recipe, job.splits.train.images))
-    optimizer = make_optimizer(model)
-    history = restore(job, model, optimizer)
-    if ranks.first:
-        write_json(folder / "run.json", {"identity": job.identity, "torch": torch.__version__,
-                                         "python": platform.python_version()})
-    ranks.same_start(model)
-    return model, optimizer, history
+def first_state(job: Job) -> dict:
+    """What a training begins from: weights of the seed, or the best linear VAE where it starts."""
+    began, model = time.perf_counter(), fresh(job.recipe, torch.device("cpu"), job.seed)
+    if job.recipe.start != "random":
+        start(model, spectrum_of(job.recipe, job.images))
+    return {"model": model.state_dict(), "optimizer": None, "history": [], "best": None,
+            "start_seconds": time.perf_counter() - began}
 
 
-def save(job: Job, model: VAE, optimizer, history: list[dict]) -> None:
-    """Writes what the next epoch needs; the best weights first, so that no state points to
-    missing ones, and the readable history last."""
-    weights = model.state_dict()
-    if job.recipe.patience and best_epoch(history) is history[-1]:
-        write_state(job.folder / "best.pt", job.identity, model=weights)
-    write_state(job.folder / "state.pt", job.identity, model=weights,
-                optimizer=optimizer.state_dict(), history=history)
-    write_json(job.folder / "history.json", history)
-
-
-def restore(job: Job, model: VAE, optimizer) -> list[dict]:
-    """Puts the last finished epoch into model and optimizer; its history, [] at the start."""
+def read(job: Job) -> dict | None:
+    """The state that the last finished epoch left; None at the start."""
     path = job.folder / "state.pt"
-    if not path.exists():
-        return []
-    state, _ = read_run(job.folder, job.identity, model, job.where)["state.pt"]
-    put_weights(model, state["model"], path)
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, KeyError) as error:
-        raise Damaged(path, "holds another optimizer") from error
-    return state["history"]
+    return read_state(path, job.identity) if path.exists() else None
 
 
-def read_run(folder: Path, identity: dict, model: VAE, device) -> dict[str, tuple[dict, bool]]:
-    """All files with tensors of a run, as `read_state` gives them, once each fits the model; the
-    model then has the weights that the run ends with."""
-    files = {}
-    for name in ("state.pt", "best.pt") if model.recipe.patience else ("state.pt",):
-        if not (folder / name).exists():
-            raise Damaged(folder / name, "is missing")
-        files[name] = read_state(folder / name, identity, device)
-        put_weights(model, files[name][0]["model"], folder / name)
-    return files
-
-
-def put_weights(model: VAE, weights: dict, path: Path) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise Damaged(path, "holds weights of another shape") from error
-
-
-def load(job: Job, progress: Progress) -> tuple[VAE, list[dict]]:
-    """The finished run's model and history; a file that did not say whose it is now does."""
+def begin(job: Job, state: dict) -> tuple[VAE, torch.optim.Optimizer, list[dict]]:
+    """Model, optimizer and history of a state."""
     model = fresh(job.recipe, job.where)
-    files = read_run(job.folder, job.identity, model, job.where)
-    renewed = [name for name, (_, signed) in files.items() if not signed]
-    for name in renewed:
-        with only_process(job.folder):
-            write_state(job.folder / name, job.identity, **files[name][0])
-    if renewed:
-        progress.line(f"{job.folder}: {' and '.join(renewed)} now say whose they are")
-    return model, files["state.pt"][0]["history"]
+    model.load_state_dict(state["model"])
+    if not job.recipe.noise:                    # z = mu, so nothing would reach it
+        model.to_logvar.requires_grad_(False)
+    if processes()[1] > 1 and job.where.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = make_optimizer(model)
+    if state["optimizer"]:
+        optimizer.load_state_dict(state["optimizer"])
+    return model, optimizer, state["history"]
 
 
-def borrow_shorter(job: Job, progress: Progress) -> None:
-    """Begins from the longest shorter run that is alike in all but its epochs, as this one would
-    pass through there; what cannot be read is named and left alone."""
-    longest, most = {}, 0
-    for path in sorted(job.folder.parent.glob(f"{job.recipe.name}-*/run.json")):
-        try:
-            files = read_shorter(path.parent, job)
-        except Damaged as trouble:
-            progress.line(f"not borrowed from: {trouble}")
-            continue
-        epochs = len(files["state.pt"][0]["history"]) if files else 0
-        if epochs > most:
-            longest, most = files, epochs
-    for name in reversed(longest):                       # state last: with it the run is begun
-        write_state(job.folder / name, job.identity, **longest[name][0])
+def keep(job: Job, model: VAE, optimizer, images: Tensor, state: dict, record: dict) -> dict:
+    """Settles and evaluates an epoch's model, and writes it with all that the next epoch needs;
+    the epoch's whole record."""
+    began = time.perf_counter()
+    model = settled(model, images, precision=job.precision, seed=job.seed)
+    record = record | {"seconds": record["seconds"] + time.perf_counter() - began}
+    sets = {"heldout": job.splits.heldout, "test": None if job.recipe.trial else job.splits.test}
+    for kind, held in sets.items():
+        if held is not None:
+            record |= summary(job.recipe, evaluate(model, held.images, seed=job.seed), f"{kind}_")
+    check_epoch(model, record, job.folder)
+    record["device"] = device_name(job.where)
+    history, weights = [*state["history"], record], model.state_dict()
+    if job.recipe.patience and best_epoch(history) is record:
+        state["best"] = {name: value.clone() for name, value in weights.items()}
+    write_state(job.folder / "state.pt", job.identity, model=weights, history=history,
+                optimizer=optimizer.state_dict(), best=state["best"],
+                start_seconds=state["start_seconds"])
+    write_json(job.folder / "run.json", {"identity": job.identity, "torch": torch.__version__,
+                                         "python": platform.python_version(), "history": history})
+    return record
 
 
-def read_shorter(folder: Path, job: Job) -> dict[str, tuple[dict, bool]]:
-    """The files of a run, {} if it is not a shorter one that is alike or has no epoch yet."""
-    other, identity = read_identity(folder), job.identity
-    alike = {**other, "epochs": 0} == {**identity, "epochs": 0}
-    if not alike or other["epochs"] >= job.epochs or not (folder / "state.pt").exists():
-        return {}
-    return read_run(folder, other, build(job.recipe), "cpu")
+def load(job: Job) -> tuple[VAE, list[dict]]:
+    """The finished run's model, of its best epoch if it stops early, and its history."""
+    state, model = read_state(job.folder / "state.pt", job.identity), fresh(job.recipe, job.where)
+    model.load_state_dict(state["best" if job.recipe.patience else "model"])
+    return model.eval(), state["history"]
 
 
 def log_epochs(history: list[dict], epochs: int, progress: Progress) -> None:
@@ -397,3 +341,87 @@ def log_epochs(history: list[dict], epochs: int, progress: Progress) -> None:
         for kind, name in (("heldout", "held-out"), ("test", "test")):
             line += f"   {name} {h[f'{kind}_loss']:.2f}" if f"{kind}_loss" in h else ""
         progress.line(line)
+
+
+def committed(job: Job) -> dict | None:
+    """What results.json says of this training in the committed notebook: minutes, device, ..."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))["trainings"] if RESULTS.exists() else []
+    return next((t for t in kept if (t["recipe"], t["epochs"]) == (job.recipe.name, job.epochs)),
+                None)
+
+
+def say_what_it_took(job: Job, progress: Progress) -> None:
+    """One line on how long the committed training took, and on what."""
+    if took := committed(job):
+        progress.line(f"the committed run took {took['minutes']:.1f} minutes on {took['images']:,} "
+                      f"images ({took['device']}, {took['precision']})")
+
+
+# ---- several processes
+
+
+class Ended(Trouble):
+    """Another process of this training ended, and with it the training."""
+
+
+def processes() -> tuple[int, int]:
+    """This process's rank, and how many train together, as torchrun says; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def connected(device: torch.device) -> Iterator[None]:
+    """Connects the processes that torchrun started, and says so where one of them is gone.
+
+    The others wait for the first for up to an hour, which it may need to evaluate.
+    """
+    if processes()[1] > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
+                                timeout=timedelta(hours=1))
+        atexit.register(dist.destroy_process_group)
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "Connection" not in str(error):
+            raise
+        raise Ended("another process of this training ended; start all of them again, and they "
+                    "go on from the last whole epoch") from error
+
+
+def from_first(work: Callable):
+    """What the work gives on the first process, handed to all; its trouble is everybody's."""
+    rank, n = processes()
+    if n == 1:
+        return work()
+    said = [None, None]
+    if rank == 0:
+        try:
+            said = [work(), None]
+        except Exception as error:
+            dist.broadcast_object_list([None, str(error)], 0)
+            raise
+    dist.broadcast_object_list(said, 0)
+    if said[1] is not None:
+        raise Ended(f"the first process ended: {said[1]}")
+    return said[0]
+
+
+class Objective(nn.Module):
+    """The terms of the loss as a module's output, which is what DDP wraps."""
+
+    def __init__(self, model: VAE):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, eps: Tensor):
+        return elbo_terms(self.model, x, eps)
+
+
+def wrapped(model: VAE) -> DistributedDataParallel | None:
+    """The objective for several processes, whose gradients DDP averages; None for one.
+
+    On a CPU batch normalisation keeps each process's own statistics of its own rows.
+    """
+    if processes()[1] == 1:
+        return None
+    return DistributedDataParallel(Objective(model), forward_sync_buffers=False)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from lab.layers import fast
-from lab.ranks import ALONE, Ranks
+from lab.files import Refused, Trouble
+from lab.products import fast
 from vae_helpers import (
     VAE,
     Recipe,
@@ -34,31 +36,29 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = next(kind for kind, yes in there.items() if yes)
     if not there.get(name.split(":")[0], False):
-        raise ValueError(f"device {name!r} is not on this machine, which has "
+        raise Refused(f"device {name!r} is not on this machine, which has "
                          + ", ".join(kind for kind, yes in there.items() if yes))
     return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """The precision asked for; for "auto" bf16 where the hardware multiplies it, else fp32."""
+    """The precision asked for; for "auto" bf16 where it trains faster than fp32, else fp32."""
     if name not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision {name!r} is none of 'auto', 'bf16', 'fp32'")
-    if name == "auto":
-        return "bf16" if has_bf16(device) else "fp32"
-    return name
+        raise Refused(f"precision {name!r} is none of 'auto', 'bf16', 'fp32'")
+    if name != "auto":
+        return name
+    if device.type == "cpu":
+        return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    return "bf16" if has_bf16(device) else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for products in bf16; without, they take ages."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
-
-
-def usable(precision: str, device: torch.device) -> str:
-    """The precision to evaluate in what was trained in `precision`: fp32 where bf16 is too slow."""
-    return precision if precision == "fp32" or has_bf16(device) else "fp32"
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
 
 
 def autocast(device: torch.device, precision: str):
@@ -70,21 +70,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
-
-
-def warn_if_device_differs(recipe: Recipe, device: torch.device, say: Callable) -> None:
-    """Compares one batch with the CPU's on MPS, where some versions were silently wrong."""
-    if device.type != "mps":
-        return
-    here, there = build(recipe).eval(), build(recipe).eval().to(device)
-    x, z = torch.rand(4, 3, recipe.side, recipe.side), torch.randn(4, recipe.latent)
-    with torch.no_grad():
-        gaps = (here.decode(z) - there.decode(z.to(device)).cpu(),
-                here.encode(x)[0] - there.encode(x.to(device))[0].cpu())
-    gap = max(part.abs().max().item() for part in gaps)
-    if not gap < 1e-2:
-        say(f"warning: {device} and CPU differ by {gap:.2g} on a batch of {recipe.name}; "
-            "set DEVICE = 'cpu'")
 
 
 # ---- random numbers and batches
@@ -128,12 +113,14 @@ def make_optimizer(model: VAE) -> torch.optim.Optimizer:
 
 
 def learning_rate(recipe: Recipe, done: float) -> float:
-    """Adam's rate after a share `done` of all steps; one cycle: up to the peak until 0.3, to 0."""
+    """Adam's rate after a share `done` of all steps; one cycle rises to its peak and falls to 0."""
     if recipe.schedule == "constant":
         return recipe.lr
-    rising = done < 0.3
-    low, high, share = (0.04, 1.0, done / 0.3) if rising else (1.0, 0.0, (done - 0.3) / 0.7)
-    return recipe.lr * (low + (high - low) * (1 - math.cos(math.pi * share)) / 2)
+    if done < recipe.rise:
+        start, end, share = 0.04, 1.0, done / recipe.rise
+    else:
+        start, end, share = 1.0, 0.0, (done - recipe.rise) / (1 - recipe.rise)
+    return recipe.lr * (start + (end - start) * (1 - math.cos(math.pi * share)) / 2)
 
 
 def stop_early(recipe: Recipe, losses: list[float]) -> bool:
@@ -155,7 +142,7 @@ def best_epoch(history: list[dict]) -> dict:
     return min(history, key=lambda h: h["heldout_loss"])
 
 
-class NonFinite(ArithmeticError):
+class NonFinite(Trouble):
     """The loss is no longer a number."""
 
 
@@ -184,7 +171,7 @@ def check_epoch(model: VAE, record: dict, folder: Path) -> None:
 
 def train_epoch(model: VAE, optimizer, images: Tensor, *, seed: int, epoch: int, epochs: int,
                 precision: str, tick: Callable[[str], None], folder: Path,
-                ranks: Ranks = ALONE) -> dict[str, float]:
+                together: DistributedDataParallel | None = None) -> dict[str, float]:
     """One pass over the images in a fresh order; the terms stay on the device until its end."""
     recipe, device = model.recipe, next(model.parameters()).device
     order = torch.randperm(len(images), generator=generator("cpu", seed, epoch, "order"))
@@ -198,62 +185,87 @@ def train_epoch(model: VAE, optimizer, images: Tensor, *, seed: int, epoch: int,
             share = (epoch - 1 + i / len(batches)) / epochs
             group["lr"] = group["share"] * learning_rate(recipe, share)
         eps = torch.randn(len(index), recipe.latent, generator=noise, device=device)
-        sums[i] = step(model, optimizer, images, index, eps, precision, ranks)
+        sums[i] = step(model, optimizer, images, index, eps, precision, together)
         if time.perf_counter() - shown > 1:
             shown = time.perf_counter()
             check_finite(recipe, sums[: i + 1], epoch, folder)
-            tick(f"{recipe.name}: epoch {epoch}/{epochs}, {(i + 1) / len(batches):.0%}, "
-                 f"{(i + 1) * recipe.batch / (shown - start):,.0f} images/s")
-    check_finite(recipe, ranks.total(sums), epoch, folder)
+            tick(pace_so_far(recipe, epoch, epochs, (i + 1) / len(batches), shown - start,
+                             len(images)))
+    if together:
+        dist.all_reduce(sums)
+    check_finite(recipe, sums, epoch, folder)
     seconds = time.perf_counter() - start
     reconstruction, kl = (sums.double().sum(0) / len(images)).tolist()
     return {"epoch": epoch, "loss": reconstruction + recipe.beta * kl,
-            "reconstruction": reconstruction, "kl": kl,
-            "seconds": seconds, "images_per_second": len(images) / seconds}
+            "reconstruction": reconstruction, "kl": kl, "seconds": seconds}
+
+
+def pace_so_far(recipe: Recipe, epoch: int, epochs: int, done: float, seconds: float,
+                n: int) -> str:
+    """A line on a share `done` of an epoch: where it is, how fast, and the minutes to go."""
+    left = (epochs - epoch + 1 - done) * seconds / done / 60
+    return (f"{recipe.name}: epoch {epoch}/{epochs}, {done:.0%}, {done * n / seconds:,.0f} "
+            f"images/s, about {left:.0f} min left")
 
 
 def step(model: VAE, optimizer, images: Tensor, index: Tensor, eps: Tensor, precision: str,
-         ranks: Ranks) -> Tensor:
-    """One step on this process's rows of a batch; the sums of both terms over them, (2,)."""
-    rows, own = ranks.rows(len(index)), ranks.own(len(index))
-    rows = rows if own else slice(1)                # a process without a row takes one for nothing
+         together: DistributedDataParallel | None = None) -> Tensor:
+    """One step on this process's rows of a batch; the sums of both terms over them, (2,).
+
+    DDP averages gradients over processes, so each weighs its mean by its part of the batch times
+    their number. A process without a row takes the first one with weight 0.
+    """
+    rank, n = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+    own = len(index[rank::n])
+    rows = slice(rank, None, n) if own else slice(1)
     x = batch_of(model.recipe, images, index[rows], eps.device)
-    together = None if ranks.alone else lambda made: ranks.add_gradients(made, own / len(index))
-    terms = training_step(model, optimizer, x, eps[rows], precision == "bf16", together)
+    terms = training_step(model, optimizer, x, eps[rows], precision == "bf16", together,
+                          share=own * n / len(index))
     parts = terms.reconstruction.detach()[:own], terms.kl.detach()[:own]
     return torch.stack([part.sum() for part in parts])
 
 
+SETTLING = 10_000       # images that batch normalisation is settled on, at most
+
+
 @torch.no_grad()
-def evaluate(model: VAE, images: Tensor, *, precision: str = "fp32", seed: int = 0,
-             batch: int = 500, ranks: Ranks = ALONE) -> Terms:
-    """Both terms for every image of a uint8 set, on the CPU; the seed alone decides the noise."""
+def settled(model: VAE, images: Tensor, *, precision: str, seed: int, batch: int = 500) -> VAE:
+    """A copy whose batch normalisation has the mean statistics of a fifth of the training images.
+
+    As trained it has those of the last batches, weighted towards the very last, and a loss with
+    them is that accident's. A model without batch normalisation is handed back as it is.
+    """
+    recipe, device = model.recipe, next(model.parameters()).device
+    if recipe.network == "fc" or not recipe.norm:
+        return model
+    copy = fresh(recipe, device)
+    copy.load_state_dict(model.state_dict())
+    for layer in copy.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None                       # a plain mean over the batches below
+    draw = generator("cpu", seed, "settled")
+    some = torch.randperm(len(images), generator=draw)[:min(SETTLING, max(len(images) // 5, 2))]
+    for index in some.to(images.device).tensor_split(max(len(some) // batch, 1)):
+        eps = torch.randn(len(index), recipe.latent, generator=draw).to(device)
+        with autocast(device, precision):
+            copy(batch_of(recipe, images, index, device), eps)
+    return copy.eval()
+
+
+@torch.no_grad()
+def evaluate(model: VAE, images: Tensor, *, seed: int = 0, batch: int = 500) -> Terms:
+    """Both terms for every image of a uint8 set, in fp32; the seed alone decides the noise."""
     device, was_training = next(model.parameters()).device, model.training
     noise = generator(device, seed, "evaluation")
     model.eval()
     parts = []
-    for start in range(0, len(images), batch):
-        part = images[start:start + batch]
-        rows = ranks.rows(len(part))
-        eps = torch.randn(len(part), model.recipe.latent, generator=noise, device=device)[rows]
-        with autocast(device, precision):
-            parts.append(elbo_terms(model, batch_of(model.recipe, part, rows, device), eps))
+    for part in images.split(batch):
+        eps = torch.randn(len(part), model.recipe.latent, generator=noise, device=device)
+        parts.append(elbo_terms(model, batch_of(model.recipe, part, slice(None), device), eps))
     model.train(was_training)
     return Terms(torch.cat([p.reconstruction for p in parts]).cpu(),
                  torch.cat([p.kl for p in parts]).cpu())
-
-
-def mean_terms(model: VAE, images: Tensor, prefix: str, ranks: Ranks = ALONE,
-               **more) -> dict[str, float]:
-    """Means over a set that all processes evaluate together."""
-    terms = evaluate(model, images, ranks=ranks, **more)
-    means = summary(model.recipe, terms, prefix)
-    if ranks.alone:
-        return means
-    n, device = len(terms.kl), next(model.parameters()).device
-    sums = torch.tensor([n * value for value in means.values()] + [n], dtype=torch.float64)
-    *sums, n = ranks.total(sums.to(device)).tolist()
-    return {name: value / n for name, value in zip(means, sums, strict=True)}
 
 
 def summary(recipe: Recipe, terms: Terms, prefix: str = "") -> dict[str, float]:
@@ -262,41 +274,6 @@ def summary(recipe: Recipe, terms: Terms, prefix: str = "") -> dict[str, float]:
     kl = terms.kl.double().sum(1).mean().item()
     return {f"{prefix}loss": reconstruction + recipe.beta * kl,
             f"{prefix}reconstruction": reconstruction, f"{prefix}kl": kl}
-
-
-def seconds_per_image(recipe: Recipe, device: torch.device, precision: str) -> float:
-    """An estimate for training, from two steps of few images and two of more, on noise.
-
-    A step takes some time whatever its size, and some for each image: two sizes tell them apart.
-    """
-    model = fresh(recipe, device)
-    optimizer = make_optimizer(model)
-    sizes = min(8, recipe.batch), min(32, recipe.batch)
-    fake = torch.randint(0, 256, (max(sizes), 3, recipe.side, recipe.side), dtype=torch.uint8,
-                         generator=generator("cpu", "calibration"))
-
-    def step(n: int) -> float:
-        start = time.perf_counter()
-        eps = torch.zeros(n, recipe.latent, device=device)
-        terms = training_step(model, optimizer, batch_of(recipe, fake, slice(n), device), eps,
-                              bf16=precision == "bf16")
-        terms.reconstruction.sum().item()                       # waits for the device
-        return time.perf_counter() - start
-
-    small, large = (min(step(n), step(n)) for n in sizes)
-    each = max(large - small, 0.2 * large) / max(sizes[1] - sizes[0], 1)
-    return each + max(large - sizes[1] * each, 0.0) / recipe.batch
-
-
-def measured_precision(device: torch.device) -> str:
-    """The precision in which the steps of a small network take less time, measured in turns.
-
-    bf16, for which there are instructions, unless fp32 is clearly faster: a busy machine disturbs.
-    """
-    recipe = Recipe("small", widths=(32, 64, 128), norm=False, batch=64)
-    turns = [{p: seconds_per_image(recipe, device, p) for p in ("bf16", "fp32")} for _ in range(3)]
-    ratios = sorted(turn["fp32"] / turn["bf16"] for turn in turns)
-    return "fp32" if ratios[-1] < 0.9 else "bf16"
 
 
 # ---- sets, codes and paths

@@ -39,7 +39,7 @@ def python(*arguments, cwd):
 def pytest_collection_modifyitems(items):
     """Last what waits for the executions; before it what takes several processes of its own."""
     items.sort(key=lambda item: ("executions" in item.fixturenames,
-                                 item.path.name == "test_ranks.py"))
+                                 item.path.name == "test_together.py"))
 
 
 def pytest_collection_finish(session):

@@ -1,5 +1,11 @@
 """What is small enough for a test: trainings of a second, a linear model, images of noise."""
 
+import os
+import signal
+import sys
+import time
+import traceback
+
 import torch
 
 import data
@@ -28,7 +34,7 @@ def noise_images(n=35, side=8, seed=0):
     """Blotches: each image has a colour of its own, so that there is something to learn."""
     colour = torch.randint(40, 216, (n, 3, 1, 1), generator=generator(seed))
     grain = torch.randint(-20, 21, (n, 3, side, side), generator=generator(seed + 1))
-    return data.image_set(
+    return data.ImageSet(
         name="cifar10", split="train", images=(colour + grain).to(torch.uint8),
         labels=torch.zeros(n).long(), label_names=("noise",), source=f"noise of seed {seed}",
         real=False)
@@ -66,43 +72,65 @@ def assert_shows(shown, kind):
     assert shown._repr_markdown_() if kind is Table else len(shown.alt) > 20
 
 
+def forked(work, said, **environment):
+    """Does the work in a process of its own, a copy of this one, which need not import anew.
+
+    The process's number; it ends with the status that the work gives, and what it says is
+    appended to the file `said`.
+    """
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.environ.update(environment)
+            file = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(file, 1), os.dup2(file, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            status = work() or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+    return child
+
+
+def ended(*children):
+    """The statuses of processes, once they have ended; minus a signal's number if by that."""
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def wait_until(true, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 # ---- what a folder holds
 
 
-def state(folder, name="state.pt"):
-    return torch.load(folder / name, weights_only=True)
+def state(folder):
+    return torch.load(folder / "state.pt", weights_only=True)
 
 
-def flat(value, path=""):
-    """Nested dictionaries and lists as one dictionary from path to leaf."""
-    if not isinstance(value, (dict, list, tuple)):
-        return {path: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {name: leaf for key, part in items for name, leaf in flat(part, f"{path}/{key}").items()}
-
-
-def without_times(history):
-    return [{key: value for key, value in h.items()
-             if key not in ("seconds", "images_per_second")} for h in history]
+def plain(value):
+    """Nested parts with tensors as lists, without times and the digest that they decide."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()
+                if key != "digest" and "seconds" not in str(key)}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return value.tolist() if torch.is_tensor(value) else value
 
 
 def assert_identical(one, other):
     """Two folders of a run hold the same, every tensor and every number but for times."""
-    names = sorted(p.name for p in one.glob("*.pt"))
-    assert names == sorted(p.name for p in other.glob("*.pt")) and "state.pt" in names
-    for name in names:
-        a, b = state(one, name), state(other, name)
-        for each in (a, b):
-            each["history"] = without_times(each.get("history", []))
-            del each["digest"]                  # of times, too
-        a, b = flat(a), flat(b)
-        assert a.keys() == b.keys()
-        for key, value in a.items():
-            same = torch.equal(value, b[key]) if torch.is_tensor(value) else value == b[key]
-            assert same, key
+    assert plain(state(one)) == plain(state(other))
     assert not list(one.glob("*.tmp")) and not list(other.glob("*.tmp"))
 
 
 def assert_same_weights(*runs):
-    first, *rest = (each.model.state_dict() for each in runs)
-    assert all(torch.equal(first[name], other[name]) for other in rest for name in first)
+    first, *rest = (plain(each.model.state_dict()) for each in runs)
+    assert all(first == other for other in rest)
