@@ -1,4 +1,4 @@
-"""What a loss says as a distribution over the 256 grey levels of a pixel, in nats and in bits.
+"""Densities: Gaussians of codes, and what a loss says as a distribution over 256 grey levels.
 
 Images are uint8 (N, ...), x_hat floats of the same shape, sigma the decoder's standard deviation in
 units of [0, 1]. Nats are minus the logarithm of an image's probability, (N,), in float64.
@@ -13,12 +13,68 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
-from lab.eigen import covariance
-from lab.measures import LinearVAE, Spectrum, mean_and_error, mean_image
+from lab.linear import LinearVAE, Spectrum, covariance, mean_and_error, mean_image
 
-ROUNDING = 1 / (12 * 255 ** 2)      # the variance of a number that is only known to one level
-FAR = -37.0                         # standard deviations at which erfc is about to underflow
+ROUNDING = 1 / (12 * 255 ** 2)  # the variance of a number that is only known to one level
+
+# ---- Gaussians of codes
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian in d dimensions, in float64: of latent codes, or of a classifier's features."""
+
+    mean: Tensor  # (d,)
+    covariance: Tensor  # (d, d)
+
+    def sample(self, n: int, draw: Generator | None = None) -> Tensor:
+        """n draws (n, d) in float64; directions without variance are allowed."""
+        eps = torch.randn(n, len(self.mean), generator=draw, dtype=torch.float64)
+        return self.mean + eps @ symmetric_root(self.covariance)
+
+
+def gaussian_fit(points: Tensor) -> Gaussian:
+    """The Gaussian with the mean and the unbiased covariance of the points (N, d)."""
+    points = points.detach().double().cpu()
+    return Gaussian(points.mean(0), torch.atleast_2d(points.T.cov()))
+
+
+def aggregate_posterior(mu: Tensor, logvar: Tensor) -> Gaussian:
+    """The Gaussian with mean and covariance of the mixture of all posteriors."""
+    means = gaussian_fit(mu)
+    return Gaussian(means.mean, means.covariance + logvar.double().exp().mean(0).diag())
+
+
+def symmetric_root(covariance: Tensor) -> Tensor:
+    """The symmetric square root of a positive semidefinite matrix."""
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    return (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
+
+
+def kl_gaussian_to_standard(mean: Tensor, covariance: Tensor) -> float:
+    """KL(N(mean, covariance) || N(0, I)) in nats, over all dimensions together."""
+    return (covariance.trace() + mean @ mean - len(mean) - covariance.logdet()).item() / 2
+
+
+def posterior_distances(mu: Tensor, logvar: Tensor) -> Tensor:
+    """The Bhattacharyya distance of every two posteriors, (N, N): -ln of the integral of
+    sqrt(q_a(z) q_b(z)), their overlap; infinite between one and itself."""
+    variance, quarter = logvar.exp(), logvar.sum(1) / 4
+    found = torch.full((len(mu), len(mu)), math.inf)
+    for i in range(1, len(mu)):
+        both = (variance[:i] + variance[i]) / 2
+        parts = (mu[:i] - mu[i]) ** 2 / both + 4 * both.log()
+        found[i, :i] = found[:i, i] = parts.sum(1) / 8 - quarter[:i] - quarter[i]
+    return found
+
+
+def median_nearest(distances: Tensor) -> float:
+    """The median over (N, N) distances of that to the nearest one."""
+    return distances.min(1).values.median().item()
+
+
+# ---- bits, and cross-entropy
 
 
 def bits(nats: Tensor, values: int) -> tuple[float, float]:
@@ -27,21 +83,14 @@ def bits(nats: Tensor, values: int) -> tuple[float, float]:
     return mean / (values * math.log(2)), error / (values * math.log(2))
 
 
-# ---- cross-entropy
-
-
 def log_of_levels(logits: Tensor) -> Tensor:
     """ln of the sum over the 256 grey levels of exp(-cross-entropy), for each logit, in float64.
 
     Without it cross-entropy is no density of grey pixels; the continuous Bernoulli has an integral
     in its place (Loaiza-Ganem & Cunningham 2019).
     """
-    a = logits.double().abs().clamp(min=1e-9)           # even in the logit
-
-    def log_sinh(t: Tensor) -> Tensor:
-        return t + torch.log(-torch.expm1(-2 * t)) - math.log(2)
-
-    return F.logsigmoid(-a) + a / 2 + log_sinh(a * 128 / 255) - log_sinh(a / 510)
+    a = logits.double().abs().clamp(min=1e-9)  # even in the logit; a geometric series
+    return F.logsigmoid(a) + torch.log(torch.expm1(-a * 256 / 255) / torch.expm1(-a / 255))
 
 
 def cross_entropy_bits(nats: Tensor, logits: Tensor) -> float:
@@ -54,45 +103,30 @@ def cross_entropy_bits(nats: Tensor, logits: Tensor) -> float:
 
 def log_between(low: Tensor, high: Tensor) -> Tensor:
     """ln of a standard normal's mass from low to high, float64, precise in both far tails."""
-    right = low + high > 0                              # there, the mirrored interval's
+    right = low + high > 0  # there, the mirrored interval's
     low, high = torch.where(right, -high, low), torch.where(right, -low, high)
-    root = math.sqrt(0.5)
-    found = (torch.erfc(high * -root) - torch.erfc(low * -root)).div_(2).log_()
-    far = high < FAR
-    if far.any():
-        top, bottom = (torch.special.log_ndtr(edge[far]) for edge in (high, low))
-        found[far] = top + torch.log1p(-torch.exp(bottom - top))
-    return found
+    below_low, below_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+    return below_high + torch.log1p(-torch.exp(below_low - below_high))
 
 
-def edges(images: Tensor, tails: bool) -> tuple[Tensor, Tensor]:
-    """Where the bin of every byte begins and ends: half a level below and above it.
-
-    With `tails` the outermost two reach to infinity.
-    """
-    k = images.double()
-    low, high = (k - 0.5) / 255, (k + 0.5) / 255
-    if tails:
-        low = torch.where(images == 0, -math.inf, low)
-        high = torch.where(images == 255, math.inf, high)
-    return low, high
+def bins(images: Tensor, x_hat: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Half a level below and above every byte, in standard deviations from x_hat."""
+    k, x_hat = images.double(), x_hat.double()
+    return ((k - 0.5) / 255 - x_hat) / sigma, ((k + 0.5) / 255 - x_hat) / sigma
 
 
 def level_nats(images: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
-    """Of the Gaussian integrated over bins; what lies outside [0, 1] falls to the levels 0 and 255.
-
-    The 256 bins are the whole line, so their probabilities sum to 1.
-    """
-    low, high = ((edge - x_hat.double()) / sigma for edge in edges(images, tails=True))
+    """Of the Gaussian's mass in bins; what lies outside [0, 1] falls to the levels 0 and 255."""
+    low, high = bins(images, x_hat, sigma)
+    low, high = low.masked_fill(images == 0, -math.inf), high.masked_fill(images == 255, math.inf)
     return -log_between(low, high).flatten(1).sum(1)
 
 
 def kept_nats(images: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
     """Of the Gaussian cut off half a level outside [0, 1] and normalised again: the kindest way."""
-    x_hat = x_hat.double()
-    low, high = ((edge - x_hat) / sigma for edge in edges(images, tails=False))
-    inside = log_between((-0.5 / 255 - x_hat) / sigma, (255.5 / 255 - x_hat) / sigma)
-    return (inside - log_between(low, high)).flatten(1).sum(1)
+    first, last = ((edge / 255 - x_hat.double()) / sigma for edge in (-0.5, 255.5))
+    inside = log_between(first, last)
+    return (inside - log_between(*bins(images, x_hat, sigma))).flatten(1).sum(1)
 
 
 def density_nats(images: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
@@ -122,42 +156,35 @@ def learned_sigma2(known: Spectrum, latent: int) -> float:
 
 def linear_nats(images: Tensor, model: LinearVAE, sigma2: float) -> Tensor:
     """Exact -ln p(x) of a linear VAE, z integrated out, its density times a level's width."""
-    d = images.flatten(1).double() / 255 - model.mean
-    inner = torch.eye(len(model.variance)).double() + model.decoder.T @ model.decoder / sigma2
-    root = torch.linalg.cholesky(inner)
-    seen = torch.linalg.solve_triangular(root, (d @ model.decoder).T, upper=False)      # (d, N)
-    quadratic = (d.square().sum(1) - seen.square().sum(0) / sigma2) / sigma2
-    constant = d.shape[1] * math.log(2 * math.pi * sigma2 * 255 ** 2) / 2
-    return quadratic / 2 + root.diagonal().log().sum() + constant
+    noise = torch.full_like(model.mean, sigma2)
+    return nats_of(LowRankMultivariateNormal(model.mean, model.decoder, noise), images)
+
+
+def nats_of(normal: MultivariateNormal | LowRankMultivariateNormal, images: Tensor) -> Tensor:
+    """-ln of a normal density at whole images times the width of a level in every value."""
+    x = images.flatten(1).double() / 255
+    return x.shape[1] * math.log(255) - normal.log_prob(x)
 
 
 class FullGaussian(NamedTuple):
     """A Gaussian over all values of an image at once, without any latent variable."""
 
-    mean: Tensor    # (D,)
-    root: Tensor    # (D, D), lower triangular: covariance = root root^T
-    level: float    # what (x - mean)^T covariance^-1 (x - mean) grows by inside a level, a mean
+    normal: MultivariateNormal
+    level: float  # what (x - mean)^T covariance^-1 (x - mean) grows by inside a level, a mean
 
     def nats(self, images: Tensor) -> Tensor:
         """At least -ln of the mass over every value's bin: its mean log density there (Jensen)."""
-        d = images.flatten(1).double() / 255 - self.mean
-        white = torch.linalg.solve_triangular(self.root, d.T, upper=False)
-        return (white.square().sum(0) + self.level) / 2 + self._constant
+        return nats_of(self.normal, images) + self.level / 2
 
     @property
     def fitted_nats(self) -> float:
         """The mean over the images that it was fitted to, which flatters it."""
-        return len(self.mean) / 2 + self._constant
+        return self.normal.entropy().item() + len(self.normal.mean) * math.log(255)
 
-    @property
-    def _constant(self) -> float:
-        normal = len(self.mean) * math.log(2 * math.pi * 255 ** 2) / 2
-        return normal + self.root.diagonal().log().sum().item()
-
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+    def sample(self, n: int, draw: Generator | None = None) -> Tensor:
         """n draws (n, D), not confined to [0, 1]."""
-        eps = torch.randn(n, len(self.mean), generator=generator, dtype=torch.float64)
-        return self.mean + eps @ self.root.T
+        eps = torch.randn(n, len(self.normal.mean), generator=draw, dtype=torch.float64)
+        return self.normal.mean + eps @ self.normal.scale_tril.T
 
 
 def full_gaussian(images: Tensor) -> FullGaussian:
@@ -166,4 +193,5 @@ def full_gaussian(images: Tensor) -> FullGaussian:
     spread = covariance(images, mean)
     spread.diagonal().add_(ROUNDING)
     root = torch.linalg.cholesky(spread)
-    return FullGaussian(mean, root, ROUNDING * torch.cholesky_inverse(root).trace().item())
+    level = ROUNDING * torch.cholesky_inverse(root).trace().item()
+    return FullGaussian(MultivariateNormal(mean, scale_tril=root), level)
