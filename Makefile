@@ -35,8 +35,7 @@ full: $(READY)  ## the real run: execute the notebook in place and clean its out
 html: $(READY)  ## export the notebook to one HTML file that opens without network
 	@$(PY) -m lab html
 
-pdf: $(READY)  ## set the notebook as a PDF; pandoc and typst are installed into .venv for it
-	@$(PY) -m pip install --quiet --disable-pip-version-check --requirement lab/requirements-pdf.txt
+pdf: $(READY)  ## print that file as a PDF, with the Chrome, Chromium or Edge that is installed
 	@$(PY) -m lab pdf
 
 clean:  ## remove the quick run, the HTML, the PDF and caches; keep .venv, data and trainings

@@ -1,95 +1,130 @@
-"""What the HTML export makes of headings, tables and formulas: ways to reach and to read them."""
+"""The exported page: what it shows, that it loads and runs nothing else, and how it prints."""
 
+import base64
+import io
+import json
 import re
-from html.parser import HTMLParser
+import sys
+from urllib.parse import unquote
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat import v4
+from PIL import Image
 
 from lab import export
+from lab.prose import NotebookError
+from lab.submission import NOTEBOOK
 
-PROSE = ["# The title\n\n## Q1. Why $\\beta$?\n\n### Answer\n\nIt is so.",
-         "## Q2. How 9<!--a.b .0f--> of them?\n\n### Answer\n\n| a | b |\n|---|---:|\n| 1 | 2 |",
-         "# Limits\n\n## Q1. Why $\\beta$?\n\n| a | b | c | d | e |\n|---|---|---|---|---|\n"]
-
-
-class Page(HTMLParser):
-    """The tags of a page in their order, each with its attributes."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def named(self, *names):
-        return [attributes for tag, attributes in self.tags if tag in names]
+needs_browser = pytest.mark.skipif(not export.browser() or sys.platform != "linux",
+                                   reason="there is no Chrome, Chromium or Edge on Linux here")
 
 
-@pytest.fixture
-def exported(tmp_path):
-    """A function that exports Markdown cells; the page."""
-    def exported(*texts):
-        path = tmp_path / "toy.ipynb"
-        cells = [v4.new_markdown_cell(text) for text in texts]
-        nbformat.write(v4.new_notebook(cells=cells), path)
-        return export.export(path).read_text(encoding="utf-8")
-    return exported
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the committed notebook is exported to page.html."""
+    return export.export(NOTEBOOK, tmp_path_factory.mktemp("page") / "page.html").parent
 
 
-def test_contents_link_to_the_first_two_levels_and_every_name_is_taken_once(exported):
-    html = exported(*PROSE)
-    page = Page(html)
-    names = [heading["id"] for heading in page.named("h1", "h2", "h3")]
-    assert names == ["The-title", "Q1.-Why-β?", "Answer", "Q2.-How-9-of-them?", "Answer-2",
-                     "Limits", "Q1.-Why-β?-2"]
-    links = [link["href"] for link in page.named("a") if link.get("class") != "skip"]
-    shown = ["#The-title", "#Q1.-Why-β?", "#Q2.-How-9-of-them?", "#Limits", "#Q1.-Why-β?-2"]
-    assert links == shown * 2                       # above the text, and beside it
-    assert "<!--" not in html.partition("<main")[0].partition("<body")[2]
+def parsed(folder):
+    return BeautifulSoup((folder / "page.html").read_text(encoding="utf-8"), "html.parser")
 
 
-def test_second_level_lies_within_the_first(exported):
-    contents = exported(*PROSE).partition('class="contents side"')[2].partition("</nav>")[0]
-    assert re.sub(r"<(?!/?[ul]).*?>|[^<>]*(?=<)", "", contents.partition("</strong>")[2]) == (
-        "<ul><li><ul><li></li><li></li></ul></li><li><ul><li></li></ul></li></ul>")
+def made(folder, *cells):
+    """The page of toy.ipynb, a notebook with these cells; a text is one of Markdown."""
+    cells = [v4.new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    nbformat.write(v4.new_notebook(cells=cells), folder / "toy.ipynb")
+    export.export(folder / "toy.ipynb", folder / "page.html")
+    return parsed(folder)
 
 
-def test_page_has_landmarks_and_a_way_past_the_contents(exported):
-    page = Page(exported(*PROSE))
-    assert [nav["aria-label"] for nav in page.named("nav")] == ["Contents", "Contents"]
-    [main] = page.named("main")
-    [skip] = [link for link in page.named("a") if link.get("class") == "skip"]
-    assert skip["href"] == f"#{main['id']}"
-    order = [tag for tag, _ in page.tags]
-    assert order.index("body") < order.index("a") < order.index("nav") < order.index("main")
+def code(kind, content, *tags):
+    output = v4.new_output("display_data", {kind: content}, metadata={kind: {"alt": "a \"b\" <c>"}})
+    return v4.new_code_cell("source", outputs=[output], metadata={"tags": tags})
 
 
-def test_contents_above_the_text_are_folded(exported):
-    folds = Page(exported(*PROSE)).named("details")
-    assert folds == [{}]
+def figure(*tags):
+    """A cell that shows what takes more than half of a printed page."""
+    Image.new("RGB", (700, 560)).save(file := io.BytesIO(), "PNG")
+    return code("image/png", base64.b64encode(file.getvalue()).decode(), *tags)
 
 
-def test_a_single_heading_needs_no_contents(exported):
-    assert Page(exported("# The title\n\n### Small")).named("nav") == []
+def test_the_committed_page_is_complete_and_needs_nothing_else(folder):
+    page = parsed(folder)
+    outputs = [out for cell in nbformat.read(NOTEBOOK, 4).cells for out in cell.get("outputs", [])]
+    alts = [kind["alt"] for out in outputs for kind in out.get("metadata", {}).values()]
+    assert len(alts) > 20 and [image["alt"] for image in page("img")] == alts
+    assert page.select("script, link, iframe, object, embed, [src]:not([src^='data:'])") == []
+    assert set(re.findall(r"url\([\"']?(\w*)|@(import)", str(page.head))) <= {("data", "")}
+    assert "default-src 'none'" in page.select_one("meta[http-equiv]")["content"]
+    names = [tag["id"] for tag in page.select("[id]")]
+    links = {unquote(link["href"][1:]) for link in page.select("a[href^='#']")}
+    assert len(links) > 20 and links <= set(names) and len(names) == len(set(names))
 
 
-def test_heads_of_columns_say_so_and_numbers_stay_at_the_right(exported):
-    page = Page(exported(*PROSE))
-    assert {head.get("scope") for head in page.named("th")} == {"col"}
-    assert page.named("td")[:2] == [{}, {"style": "text-align:right"}]
+def test_contents_list_two_levels_and_a_second_heading_of_a_name_is_numbered(tmp_path):
+    page = made(tmp_path, "# A title\n\n## Why $\\beta$?\n\n### Answer",
+                "## *How* 9<!--a.b .0f-->\n\n### Answer\n\n# A title")
+    names = [heading["id"] for heading in page(re.compile("h[1-3]"))]
+    assert names == ["A-title", "Why-β?", "Answer", "How-9", "Answer-2", "A-title-2"]
+    for nav in page("nav"):
+        assert [f"#{n}" for n in names if "Answer" not in n] == [a["href"] for a in nav("a")]
+        assert "a.b" not in str(nav) and len(nav.select(".level2")) == 2
+    assert page.title.text == "A title" and len(page("nav")) == 2
 
 
-def test_tables_and_formulas_stand_in_boxes_and_the_keyboard_reaches_wide_ones(exported):
-    page = Page(exported(*PROSE, "$$x=1$$", "\\begin{align}x=1\\end{align}"))
-    boxes = [attributes for attributes in page.named("div") if attributes.get("class") == "wide"]
-    assert len(boxes) == 4
-    assert [box.get("tabindex") for box in boxes] == [None, "0", None, None]
-    assert [box.get("aria-label") for box in boxes] == [None, "Table", None, None]
+def test_formulas_are_mathml_and_tables_and_wide_formulas_scroll_in_boxes(tmp_path):
+    page = made(tmp_path, "$\\ln p$, $\\ln(p)$\n\n$$\\begin{aligned}a&=b\\\\c&=d\\end{aligned}$$"
+                "\n\n\\begin{align}x&=1\\end{align}\n\n|a|b|\n|-|-:|\n|$x$|2|")
+    boxed = [(math["display"], bool(math.find_parent(class_="wide"))) for math in page("math")]
+    assert boxed == 2 * [("inline", False)] + 2 * [("block", True)] + [("inline", True)]
+    assert len(page("mspace")) == 1 and len(page("mtr")) == 3       # ln p, but ln(p)
+    for tex in "\\nosuchcommand x", "a & b":
+        with pytest.raises(NotebookError, match="formula"):
+            export.mathml(tex, "inline")
 
 
-def test_no_cell_is_a_stop_of_the_tab_key(exported):
-    assert 'tabindex="0"' not in exported("# A\n\ntext")
+def test_input_that_is_not_for_reading_is_folded_and_no_output_is(tmp_path):
+    page = made(tmp_path, figure(), figure("hide-input"))
+    [fold] = page.select("details.hidden-input")
+    assert "source" in fold.text and "open" not in fold.attrs and not fold("img")
+    assert len(fold.find_all_previous("img")) == 1 and page.title.text == "toy"
+    assert page.main.text.count("source") == len(page("img", alt="a \"b\" <c>")) == 2
+
+
+FRAMES = """<iframe src="page.html" width="400"></iframe><iframe src="page.html" width="1280">
+</iframe><script>onload = () => document.title = JSON.stringify(Array.from(frames,
+  ({document: page}) => [page.title, page.body.scrollWidth - page.body.clientWidth,
+    [...page.querySelectorAll("nav")].filter(nav => nav.offsetParent).length,
+    [...page.images].filter(image => !image.naturalWidth).length]))</script>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("planted", [False, True])
+def test_the_page_fits_a_telephone_and_a_desk_and_runs_nothing(folder, tmp_path, planted):
+    """Where a cell has shown a script and a link to an image, the console says they are refused."""
+    if planted:
+        folder, script = tmp_path, "document.title = 'run'"
+        Image.new("RGB", (9, 9)).save(folder / "a.png")
+        made(folder, "# A", code("application/javascript", script),
+             code("text/html", f"<script>{script}</script><img src='a.png'>"))
+    (folder / "frames.html").write_text(FRAMES, encoding="utf-8")
+    shown = export.browse(folder / "frames.html", "--allow-file-access-from-files", "--dump-dom",
+                          "--enable-logging=stderr")
+    seen = [parsed(folder).title.text, 0, 1, planted]   # too wide, contents, images not drawn
+    assert json.loads(re.search("<title>(.*?)</title>", shown.stdout)[1]) == [seen, seen]
+    assert ("CONSOLE" in shown.stderr) == planted
+
+
+@needs_browser
+def test_no_figure_is_cut_in_two_and_alt_texts_are_printed(tmp_path):
+    made(tmp_path, figure(), figure(), figure())
+    content = export.print_pdf(tmp_path / "toy.ipynb").read_bytes()
+    assert len(re.findall(rb"/Type ?/Page\b", content)) == 3 == content.count(b"/Alt")
+
+
+def test_without_a_browser_one_sentence_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(export.shutil, "which", lambda name: None)
+    with pytest.raises(NotebookError, match="^No Chrome.* install one, or .* print that$"):
+        export.browse(tmp_path)

@@ -1,4 +1,4 @@
-"""The submission's files, on small notebooks whose faults are planted, and the HTML export."""
+"""The submission's files, on small notebooks whose faults are planted."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from lab import export, prose, submission
+from lab import prose, submission
 from lab.submission import NotebookError
 
 PIXEL = base64.b64encode(b"a picture").decode()
@@ -362,49 +362,3 @@ def test_every_row_is_one_measurement_and_has_a_format():
 def test_readme_without_its_section_is_refused():
     with pytest.raises(NotebookError, match="README"):
         prose.with_results("nothing", results())
-
-
-# ---- HTML
-
-def test_html_needs_no_network_and_keeps_formulas_and_alt_texts(write):
-    tex = "$$\\begin{aligned} a &= b \\\\ c &= \\tfrac12 d \\end{aligned}$$"
-    shown = [figure("a \"line\" <1>"), figure("a photograph", "image/jpeg")]
-    cells = [v4.new_markdown_cell(f"# Title of it\n\n{tex}\n\n| a |\n|---|\n| $x^2$ |"),
-             code("# A comment\nshow()", outputs=shown, count=1)]
-    html = export.export(write(cells)).read_text(encoding="utf-8")
-    assert export.loaded_from_elsewhere(html) == []
-    assert "<script" not in html and "$" not in html.split("<main")[1]
-    assert html.count("<math") == 2 and "<title>Title of it</title>" in html
-    assert "a \"line\" &lt;1&gt;" in html and "alt=\"a photograph\"" in html
-    assert "<details" not in html
-
-
-def test_html_folds_the_input_of_a_cell_that_only_shows_and_no_output(write):
-    cells = [code("shown = 1", outputs=[figure("the first")], count=1),
-             code("folded = 2", "hide-input", outputs=[figure("the second")], count=2)]
-    html = export.export(write(cells)).read_text(encoding="utf-8")
-    before, _, rest = html.partition("<details")
-    inside, _, after = rest.partition("</details>")
-    assert "shown" in before and "alt=\"the first\"" in before
-    assert "folded" in inside and "<summary>Code</summary>" in inside
-    assert " open" not in inside.partition(">")[0]
-    assert "alt=\"the second\"" in after and "<details" not in after
-
-
-@pytest.mark.parametrize("tex", ["\\nosuchcommand x", "a & b"])
-def test_formula_that_would_show_its_source_is_refused(tex):
-    with pytest.raises(ValueError, match="formula"):
-        export.mathml(tex, "inline")
-
-
-@pytest.mark.parametrize("html", [
-    "<script src='https://host.example/a.js'></script>", "url(font.woff2)", "@import 'a.css';",
-    "<link rel=stylesheet href=//host.example/a.css>", "<img alt='a' src=\"figures/1.png\">",
-    "import('https://host.example')"])
-def test_what_a_browser_would_fetch_is_found(html):
-    assert export.loaded_from_elsewhere(html)
-
-
-def test_links_and_embedded_data_are_not_fetched():
-    html = "<a href='https://host.example'>paper</a><img src=\"data:image/png;base64,AA\">"
-    assert export.loaded_from_elsewhere(html + " url(data:font,a) url(#b)") == []
