@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from data import DataError, load_splits
-from lab.files import Busy, Damaged, read_history, read_identity
+from data import DataError
+from lab.files import Busy, Trouble
 from lab.prose import NotebookError
-from lab.ranks import started
-from lab.recipes import CHAPTERS, RECIPES, TRIAL_EPOCHS, TRIALS, Settings
-from lab.runs import Job
-from lab.show import Progress
-from lab.training import is_finished
-from vae_helpers import Recipe, build, count_parameters
+from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings
+from lab.runs import Job, median_seconds, processes, run_folder
+from lab.session import Lab
+from vae_helpers import build, count_parameters
+
+FORESEEN = (Trouble, DataError, NotebookError)      # each is one sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the command line asks; the exit status."""
     args = parser().parse_args(arguments)
-    if not started().first:                             # torchrun's other processes do not speak
-        sys.stdout = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")        # a terminal without σ shows a question mark
-    return in_sentences(lambda: args.do(args))
+    if processes()[0] == 0:
+        return in_sentences(lambda: args.do(args))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return in_sentences(lambda: args.do(args))      # torchrun's other processes do not speak
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,12 +49,14 @@ def parser() -> argparse.ArgumentParser:
             "the real run: execute the notebook in place, fill in its numbers, check it")
     made = command("train", train, "train recipes, or go on with them, without notebook")
     made.add_argument("names", nargs="+", metavar="NAME", choices=RECIPES, help="recipes")
-    made.add_argument("--shard", type=shard, default="1/1", metavar="I/N",
-                      help="train only the I-th of every N of this list, as one of N workers")
+    made.add_argument("--permuted", action="store_true", help="on pixels in a random order")
+    add_shard(made)
     add_settings(made, seeds="+")
-    add_settings(command("trials", trials, "train what was tried for the improvement"))
-    command("list", list_runs, "show the recipes and what is trained of each").add_argument(
-        "--runs", default="runs")
+    made = command("trials", trials, "train what the improvement and the sprint were chosen by")
+    add_shard(made)
+    add_settings(made)
+    add_settings(command("list", list_runs, "show which training is finished, begun or absent, and"
+                         " which folders no training wants"))
     checked = command("check", check, "say what keeps an executed notebook from being committed")
     checked.add_argument("files", nargs="*", type=Path)
     checked.add_argument("--refresh", action="store_true",
@@ -62,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     command("readme", readme,
             "write the numbers of the last full run into README.md and the notebook's prose")
     command("html", html, "export the notebook to one HTML file")
-    command("pdf", pdf, "set the notebook as a PDF, with what `make pdf` installs for it")
+    command("pdf", pdf, "print that file as a PDF, with an installed browser")
     command("grade", grade, "show every answer with a number, a figure and the cell to look at")
     return top
 
@@ -72,7 +76,7 @@ OPTIONS = {
     "limit": (int, "images to train on; 0: all"), "runs": (str, "folder of trained models"),
     "data": (str, "real, standin, or auto: real where it lies"),
     "data-root": (str, "folder of the datasets"), "device": (str, "cuda, mps, cpu or auto"),
-    "precision": (str, "bf16, fp32, or auto: that of a run that is begun, else the faster one")}
+    "precision": (str, "bf16, fp32, or auto: that of a kept run, else the machine's")}
 
 
 def add_settings(made: argparse.ArgumentParser, seeds: str | None = None) -> None:
@@ -86,33 +90,9 @@ def add_settings(made: argparse.ArgumentParser, seeds: str | None = None) -> Non
                       "weights, order and noise" + "; of several, each is a training" * bool(seeds))
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    fields = ("epochs", "seed", "train_limit", "data", "data_root", "runs", "device", "precision")
-    return Settings(**{name: getattr(args, name) for name in fields})
-
-
-def splits_of(recipe: Recipe, settings: Settings, chosen: bool):
-    """The images that a recipe trains on, and where they come from, said."""
-    progress = Progress(f"images for {recipe.name}")
-    splits = load_splits(recipe.data, recipe.side, chosen=chosen, progress=progress.files,
-                         **settings.sources_of(recipe))
-    progress.done()
-    print(splits.train.source)
-    return splits
-
-
-def train(args: argparse.Namespace) -> None:
-    """Trains a list of recipes, from each seed; what another process is training is left to it."""
-    jobs = [(name, seed) for name in args.names for seed in args.seed]
-    for name, seed in args.shard(jobs):
-        args.seed, recipe = seed, RECIPES[name]
-        s = settings_of(args)
-        splits = splits_of(recipe, s, chosen=bool(recipe.patience))
-        job = Job(recipe, splits, s.epochs_of(recipe), s.seed, s.runs, s.device, s.precision)
-        try:
-            print(job.train())
-        except Busy as busy:
-            print(f"left to another process: {busy}")
+def add_shard(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--shard", type=shard, default="1/1", metavar="I/N",
+                      help="train only the I-th of every N of this list, as one of N workers")
 
 
 def shard(text: str) -> Callable[[list], list]:
@@ -126,60 +106,77 @@ def shard(text: str) -> Callable[[list], list]:
     return lambda jobs: jobs[i - 1::n]
 
 
+# ---- trainings
+
+
+def lab_of(args: argparse.Namespace, seed: int) -> Lab:
+    """The notebook's object, its parameters those of the command line."""
+    fields = ("epochs", "train_limit", "data", "data_root", "runs", "device", "precision")
+    return Lab({name.upper(): getattr(args, name) for name in fields} | {"SEED": seed})
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains a list of recipes, from each seed."""
+    labs = {seed: lab_of(args, seed) for seed in args.seed}
+    for name, seed in args.shard([(name, seed) for name in args.names for seed in args.seed]):
+        train_one(labs[seed].job(name, labs[seed].permuted if args.permuted else None))
+
+
+def train_one(job: Job) -> None:
+    """Trains a job and says what came of it; what another process is training is left to it."""
+    print(job.splits.train.source)
+    try:
+        print(job.train())
+    except Busy as busy:
+        print(f"left to another process: {busy}")
+
+
 def trials(args: argparse.Namespace) -> None:
-    s = settings_of(args)
-    splits = splits_of(RECIPES["improved"], s, chosen=True)._replace(test=None)    # they choose
-    for name, recipe in TRIALS.items():
-        job = Job(recipe, splits, s.epochs or TRIAL_EPOCHS, s.seed, s.runs, s.device, s.precision)
-        run = job.train(Progress(name.replace("`", "")))
-        print(f"held-out loss {run.last['heldout_loss']:.1f}")
+    lab = lab_of(args, args.seed)
+    for name, recipe in args.shard(list((TRIALS | SPRINT_TRIALS).items())):
+        job = lab.job(recipe)
+        print(name.replace("`", ""))
+        train_one(job)
+        if job.history:
+            print(f"held-out loss {job.history[-1]['heldout_loss']:.1f}")
 
 
 def list_runs(args: argparse.Namespace) -> None:
-    """Prints every chapter's recipes, and under each the runs of that name; a damaged one last."""
-    kept: dict[str, list[Listed]] = {}
-    for path in sorted(Path(args.runs).glob("*/run.json")):
-        run = listed(path.parent)
-        kept.setdefault(run.name, []).append(run)
-    for chapter, names in CHAPTERS.items():
-        runs = [run for name in names for run in kept.get(name, [])]
-        done = sum(run.finished for run in runs)
-        print(f"{chapter}: {len(names)} recipes, {done} finished runs, "
-              f"{sum(run.minutes for run in runs):.0f} minutes")
-        for name in names:
-            recipe = RECIPES[name]
-            print(f"  {name:13s} {recipe.data} {recipe.side}x{recipe.side}, {recipe.network} "
-                  f"{'-'.join(map(str, recipe.widths))}, latent {recipe.latent}, "
-                  f"{recipe.reconstruction}, {recipe.epochs} epochs, "
-                  f"{count_parameters(build(recipe)):,} parameters")
-            for run in kept.pop(name, []):
-                print(f"      {run.text}")
-    for run in (run for runs in kept.values() for run in runs):
-        print(run.text)
+    """Prints how far every training is that is wanted here, on the data that lie here, and every
+    other folder as an orphan."""
+    lab, known = lab_of(args, args.seed), set()
+    wanted = [(lab.label_of(training), RECIPES[training.name], partial(lab.job_of, training))
+              for training in TRAININGS]
+    wanted += [(name, recipe, partial(lab.job, recipe))
+               for name, recipe in (TRIALS | SPRINT_TRIALS).items()]
+    for label, recipe, make in wanted:
+        if list(Path(args.runs).glob(f"{recipe.name}-*/state.pt")):
+            job = make()
+            known |= {run_folder(args.runs, job.identity_in(p)) for p in ("bf16", "fp32")}
+            print(f"{label}: {how_far(job)}")
+        else:                                           # the images need not be read for it
+            print(f"{label}: absent, {count_parameters(build(recipe)):,} parameters")
+    for path in sorted(Path(args.runs).glob("*/state.pt")):
+        if path.parent not in known:
+            print(f"orphan: {path.parent} is wanted by no training of this code on these data")
 
 
-class Listed(NamedTuple):
-    """A folder of a run as `list` shows it; one that is damaged has no name."""
-
-    name: str
-    text: str
-    finished: bool = False
-    minutes: float = 0.0
-
-
-def listed(folder: Path) -> Listed:
-    """What a folder says of its run, without the weights."""
+def how_far(job: Job) -> str:
+    """Whether a training is finished, begun or absent, and what came of it."""
     try:
-        identity, history = read_identity(folder), read_history(folder)
-    except Damaged as trouble:
-        return Listed("", str(trouble))
-    fields, epochs = identity["recipe"], identity["epochs"]
-    last = f", loss {history[-1]['loss']:.1f}, KL {history[-1]['kl']:.1f}" if history else ""
-    text = (f"{folder.name}: {len(history)} of {epochs} epochs, seed {identity['seed']}, "
-            f"{identity['images']:,} images, {identity['precision']}{last}")
-    known = RECIPES.get(fields["name"])
-    done = len(history) == epochs or bool(known) and is_finished(known, history, epochs)
-    return Listed(fields["name"], text, done, sum(h["seconds"] for h in history) / 60)
+        history = job.history
+    except Trouble as trouble:
+        return str(trouble)
+    if not history:
+        return "absent"
+    how = "finished" if job.finished else "begun"
+    seconds = history[0]["start_seconds"] + median_seconds(history) * len(history)
+    last = history[-1]
+    return (f"{how}, {len(history)} of {job.epochs} epochs, {seconds:,.0f} s ({last['device']}, "
+            f"{job.precision}), loss {last['loss']:.1f}, KL {last['kl']:.1f}, {job.folder.name}")
+
+
+# ---- the notebook
 
 
 def notebook():
@@ -213,9 +210,9 @@ def html(args: argparse.Namespace) -> None:
 
 
 def pdf(args: argparse.Namespace) -> None:
-    from lab.pdf import typeset
+    from lab.export import print_pdf
 
-    print(notebook().relative(typeset(notebook().NOTEBOOK)))
+    print(notebook().relative(print_pdf(notebook().NOTEBOOK)))
 
 
 def grade(args: argparse.Namespace) -> None:
@@ -225,14 +222,15 @@ def grade(args: argparse.Namespace) -> None:
 
 
 def in_sentences(work: Callable[[], None]) -> int:
-    """Does the work; an interruption or a foreseen failure is one sentence. The exit status."""
+    """Does the work; an interruption or foreseen trouble is one sentence, and what nobody foresaw
+    keeps its traceback. The exit status."""
     try:
         work()
     except KeyboardInterrupt:
         print("\nstopped; finished epochs are kept, and the same command goes on from there",
               file=sys.stderr)
         return 130
-    except (DataError, NotebookError, ValueError, OSError, RuntimeError, ArithmeticError) as error:
+    except FORESEEN as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

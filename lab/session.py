@@ -7,11 +7,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from data import Splits, load_splits
-from lab.judge import Judge
-from lab.recipes import CHAPTERS, RECIPES, check_settings
-from lab.runs import Job, Run
+from lab.recipes import CHAPTERS, RECIPES, TRAININGS, Training, check_settings
+from lab.runs import Job, Run, committed
 from lab.show import Figure, Findings, Gallery, Progress, Table
-from lab.training import choose_device, choose_precision, usable
+from lab.training import choose_device
 from vae_helpers import Recipe
 
 
@@ -23,13 +22,6 @@ class Lab:
     DEFAULT = ("small", "small-beta0", "small-ae", "small-mean", "small-sharp",
                "fc", "conv", "improved", "sprint", "celeba64")
 
-    # What is trained from more seeds, on permuted pixels, and for so many times its epochs.
-    SEEDS = {name: (1, 2) for name in ("fc", "linear", "fc-cycle", "fc-cycle-low", "fc-pca",
-                                       "sprint", "improved")} | {
-        name: (1,) for name in ("conv", "p1-conv", "p2-conv", "p1-fc", "p2-fc")}
-    PERMUTED = ("conv", "fc", "fc-pca")
-    LONGER = {"conv": 3.0, "improved": 1.4}
-
     def __init__(self, namespace: dict):
         self.settings = check_settings(namespace)
         self.found = Findings()
@@ -40,11 +32,11 @@ class Lab:
 
     def splits(self, recipe: Recipe, crop: bool = True) -> Splits:
         """The images that a recipe trains on, read once."""
-        key = recipe.data, recipe.side, bool(recipe.patience), crop
+        key = recipe.data, recipe.side, recipe.holds_out, crop
         if key not in self._splits:
             progress = Progress(f"{recipe.data}, {recipe.side}×{recipe.side}", log=False)
             self._splits[key] = load_splits(
-                recipe.data, recipe.side, chosen=bool(recipe.patience), crop=crop,
+                recipe.data, recipe.side, chosen=recipe.holds_out, crop=crop,
                 progress=progress.files, **self.settings.sources_of(recipe))
             progress.done()
         return self._splits[key]
@@ -71,14 +63,8 @@ class Lab:
                  else "a shortened run, whose numbers are not those of the prose")
         where = self.gallery.folder.as_posix()
         rows = [{"set": s.name, "images": len(s), "source": s.source} for s in sets]
-        return Table(rows, caption=f"{kind}; {cover}. Figures go to `{where}`; {self._how()}.")
-
-    def _how(self) -> str:
-        """The precision that models are evaluated in, where it is not the one they had."""
-        device = choose_device(self.settings.device)
-        slow = choose_precision("bf16", device) != usable("bf16", device)
-        return ("what was trained in bf16 is evaluated in fp32, as this machine has no bf16"
-                if slow else "each model is evaluated as it was trained")
+        return Table(rows, caption=f"{kind}; {cover}. Figures go to `{where}`; "
+                     "everything is evaluated in fp32.")
 
     # ---- trainings
 
@@ -103,8 +89,8 @@ class Lab:
     def absent(self, *labels: str) -> Table:
         """What stands in the place of something whose trainings are missing, and their minutes."""
         rows = [{"training": label, "note": "not trained here; EXTENSIONS = True trains it",
-                 "minutes that takes here": self.wanted[label].minutes_left} for label in labels]
-        return Table(rows, {"minutes that takes here": ".0f"})
+                 "minutes of the committed run": minutes(self.wanted[label])} for label in labels]
+        return Table(rows, {"minutes of the committed run": ".0f"})
 
     def _done(self, label: str, job: Job, log: bool) -> Run:
         if label not in self.runs:
@@ -115,20 +101,24 @@ class Lab:
     @cached_property
     def wanted(self) -> Mapping[str, Job]:
         """The trainings beyond the default ones, by label; their images are read when asked for."""
-        job, epochs_of = self.job, self.settings.epochs_of
-        half = max(epochs_of(RECIPES["celeba128"]) // 2, 1)
-        made = {f"{name}, permuted": lambda name=name: job(name, self.permuted)
-                for name in self.PERMUTED}
-        made |= {f"{name}, seed {seed}": partial(job, name, seed=seed)
-                 for name, more in self.SEEDS.items()
-                 for seed in (more if self.settings.full else more[:1])}
-        for name, times in self.LONGER.items():
-            epochs = max(round(times * epochs_of(RECIPES[name])), 2)
-            made[f"{name}, {epochs} epochs"] = partial(job, name, epochs=epochs)
-        made |= {"celeba128, half": partial(job, "celeba128", epochs=half),
-                 "celeba128, seed 1": partial(job, "celeba128", seed=1, epochs=half)}
-        return Jobs(made | {name: partial(job, name) for name in RECIPES
-                            if name not in self.DEFAULT})
+        made = {self.label_of(training): partial(self.job_of, training) for training in TRAININGS
+                if training.seed < 2 or self.settings.full}
+        return Jobs({label: job for label, job in made.items() if label not in self.DEFAULT})
+
+    def job_of(self, training: Training) -> Job:
+        """A training that the committed notebook has, under these parameters."""
+        recipe = RECIPES[training.name]
+        return self.job(recipe, self.permuted if training.permuted else None, training.seed,
+                        self.settings.epochs_of(recipe, training.epochs))
+
+    def label_of(self, training: Training) -> str:
+        """What a training is called: the recipe, and what differs from its usual run."""
+        recipe = RECIPES[training.name]
+        more = f", {self.settings.epochs_of(recipe, training.epochs)} epochs"
+        longer, half = (training.epochs > recipe.epochs, 0 < training.epochs < recipe.epochs)
+        return (training.name + (", permuted" if training.permuted else "")
+                + (f", seed {training.seed}" if training.seed else "") + (more if longer else "")
+                + (", half" if half and not training.seed else ""))
 
     def plan(self) -> Table:
         """Chapter by chapter, which trainings lie in RUNS already, and how long the others take."""
@@ -157,23 +147,24 @@ class Lab:
 
     # ---- judges, figures, results
 
-    def _judge(self, name: str, splits: Splits) -> Judge:
+    def _judge(self, name: str, splits: Splits):
+        from lab.samples import Judge  # here, so that a training need not wait for it
+
         s = self.settings
-        device = choose_device(s.device)
         progress = Progress(f"the classifier behind {name}", log=False)
-        made = Judge(name, splits.train, splits.test, runs=s.runs, device=device,
-                     bf16=usable(choose_precision(s.precision, device), device) == "bf16",
-                     epochs=min(s.epochs or 5, 5), seed=s.seed, progress=progress.files)
+        made = Judge(name, splits.train, splits.test, runs=s.runs,
+                     device=choose_device(s.device), epochs=min(s.epochs or 5, 5), seed=s.seed,
+                     progress=progress.files)
         progress.done()
         return made
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self):
         """How far images are from CIFAR-10's test images."""
         return self._judge("FD-CIFAR", self.cifar)
 
     @cached_property
-    def face_judge(self) -> Judge:
+    def face_judge(self):
         """How far images are from the test faces."""
         return self._judge("FD-CelebA", self.faces)
 
@@ -221,4 +212,9 @@ def plan_row(chapter: str, by: str, jobs: dict[str, Job]) -> dict:
     return {"trainings of": chapter, "trained": by, "which": ", ".join(jobs), "number": len(jobs),
             "finished": sum(job.finished for job in jobs.values()),
             "minutes taken": sum(h["seconds"] for job in jobs.values() for h in job.history) / 60,
-            "minutes to go": sum(job.minutes_left for job in jobs.values())}
+            "minutes to go": sum(minutes(job) or 0 for job in jobs.values() if not job.finished)}
+
+
+def minutes(job: Job) -> float | None:
+    """What the committed notebook's training of this kind took."""
+    return (committed(job) or {}).get("minutes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import io
 import math
@@ -156,9 +157,9 @@ class Gallery:
         figure.savefig(drawn, dpi=figure.dpi, facecolor="white")
         plt.close(figure)
         image = Image.open(drawn).convert("RGB")
-        if picture:                                     # noise takes more than a byte a pixel
-            ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 3 * image.width * image.height)
-            image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
+        if picture:
+            with room_for(image):
+                image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
         else:
             image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
         self.count += 1
@@ -166,6 +167,17 @@ class Gallery:
         path = self.folder / f"{self.count:02d}-{name}.{'jpg' if picture else 'png'}"
         write_atomically(path, lambda out: out.write(file.getvalue()))
         return Figure(file.getvalue(), "image/jpeg" if picture else "image/png", alt, image.width)
+
+
+@contextlib.contextmanager
+def room_for(image: Image.Image) -> Iterator[None]:
+    """Lets Pillow optimise a JPEG of noise, which takes more than a byte a pixel."""
+    before = ImageFile.MAXBLOCK
+    ImageFile.MAXBLOCK = max(before, 3 * image.width * image.height)
+    try:
+        yield
+    finally:
+        ImageFile.MAXBLOCK = before
 
 
 def labelled_rows(rows: dict[str, torch.Tensor], title: str, columns: Sequence[str] = (),

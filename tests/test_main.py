@@ -1,93 +1,100 @@
-"""The command line: what it trains and lists, and that trouble is one line."""
+"""The command line: what it trains and lists, and that foreseen trouble is one line."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from lab import __main__ as command_line
 from lab.__main__ import main
-from lab.files import only_process
-from lab.recipes import CHAPTERS, RECIPES, TRIALS
-from vae_helpers import build, count_parameters
+from lab.files import Refused, only_process
+from lab.recipes import RECIPES, TRAININGS, TRIALS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-QUICK = ["--limit", "200", "--data", "standin", "--precision", "fp32", "--device", "cpu"]
+QUICK = ["--limit", "200", "--data", "standin", "--device", "cpu", "--epochs", "1"]
 
 
-def test_list_shows_every_recipe_and_what_is_trained_of_it(tmp_path, capsys):
-    runs = ["--runs", str(tmp_path)]
-    assert main(["train", "p1-fc", "--epochs", "1", *QUICK, *runs]) == 0
-    trained = capsys.readouterr().out.splitlines()
-    assert "stand-in" in trained[1]
-    assert trained[-1].startswith("p1-fc, 1 epochs (best: 1) on 160 images, trained here")
-    assert main(["list", *runs]) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == len(CHAPTERS) + len(RECIPES) + 1
-    heads = {line.split()[0]: line for line in listed if line[0] == " " != line[2]}
-    assert heads.keys() == RECIPES.keys()
-    for name, line in heads.items():
-        assert f"{count_parameters(build(RECIPES[name])):,} parameters" in line
-    folder = next(tmp_path.glob("p1-fc-1-*"))
-    last = json.loads((folder / "history.json").read_text())[-1]
-    assert listed[1 + listed.index(heads["p1-fc"])].strip() == (
-        f"{folder.name}: 1 of 1 epochs, seed 0, 160 images, fp32, "
-        f"loss {last['loss']:.1f}, KL {last['kl']:.1f}")
-    [chapter] = [line for line in listed if line.startswith("The sweep")]
-    assert chapter == "The sweep: 8 recipes, 1 finished runs, 0 minutes"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run of p1-fc and one on permuted pixels, and what was printed."""
+    runs = tmp_path_factory.mktemp("trained")
+    assert main(["train", "p1-fc", *QUICK, "--runs", str(runs)]) == 0
+    assert main(["train", "fc-pca", "--permuted", *QUICK, "--runs", str(runs)]) == 0
+    return runs
 
 
-def test_list_of_no_runs_is_that_of_the_recipes(tmp_path, capsys):
-    assert main(["list", "--runs", str(tmp_path / "nowhere")]) == 0
-    out, err = capsys.readouterr()
-    assert len(out.splitlines()) == len(CHAPTERS) + len(RECIPES) and not err
+@pytest.fixture
+def runs(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "runs")
 
 
-def test_list_shows_runs_whose_recipe_is_gone(tmp_path, capsys, monkeypatch):
-    main(["train", "p1-fc", "--epochs", "1", *QUICK, "--runs", str(tmp_path)])
-    monkeypatch.setattr(command_line, "RECIPES", {})
-    monkeypatch.setattr(command_line, "CHAPTERS", {})
-    capsys.readouterr()
-    assert main(["list", "--runs", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith(next(tmp_path.glob("p1-fc-*")).name)
+def listed(runs, capsys):
+    assert main(["list", *QUICK, "--runs", str(runs)]) == 0
+    return [line.strip() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_names_are_trained_in_their_order_and_finished_ones_loaded(tmp_path, capsys):
-    arguments = ["train", "p1-fc", "small", "--epochs", "1", *QUICK, "--runs", str(tmp_path)]
+def test_list_says_of_every_training_whether_it_is_finished_and_names_an_orphan(runs, capsys):
+    p1, permuted = next(runs.glob("p1-fc-1-*")), next(runs.glob("fc-pca-1-*"))
+    shutil.copytree(p1, runs / "p1-fc-1-00000000")      # of code or data that are no longer here
+    lines = listed(runs, capsys)
+    last = json.loads((p1 / "run.json").read_text())["history"][-1]
+    [line] = [line for line in lines if line.startswith("p1-fc: finished, 1 of 1")]
+    assert line.endswith(f"loss {last['loss']:.1f}, KL {last['kl']:.1f}, {p1.name}")
+    [line] = [line for line in lines if line.startswith("fc-pca, permuted: finished, 1 of 1")]
+    assert line.endswith(permuted.name)
+    assert len([line for line in lines if ": absent" in line]) > len(TRAININGS) - 2
+    [orphan] = [line for line in lines if "orphan" in line]
+    assert "p1-fc-1-00000000" in orphan
+
+
+def test_a_run_that_todays_code_gives_another_folder_is_an_orphan(runs, capsys, monkeypatch):
+    monkeypatch.setitem(RECIPES, "p1-fc", RECIPES["p1-fc"].but(lr=2e-3))
+    lines = listed(runs, capsys)
+    assert [line for line in lines if "orphan" in line and "p1-fc-1-" in line]
+    assert any(line.startswith("p1-fc: absent") for line in lines)
+
+
+def test_list_names_a_damaged_file_and_goes_on(runs, capsys):
+    file = next(runs.glob("p1-fc-1-*")) / "state.pt"
+    file.write_bytes(file.read_bytes()[:99])
+    lines = listed(runs, capsys)
+    [line] = [line for line in lines if str(file) in line]
+    assert "is damaged" in line and sum("finished" in line for line in lines) == 1
+
+
+def test_what_is_finished_is_loaded_and_the_names_are_trained_in_their_order(runs, capsys):
+    arguments = ["train", "p1-fc", "small", *QUICK, "--runs", str(runs)]
     assert main(arguments) == 0
-    first = capsys.readouterr().out
-    assert first.index("p1-fc, 1 epochs") < first.index("small, 1 epochs")
-    assert main(arguments) == 0
-    again = capsys.readouterr().out
-    assert first.count("trained here") == again.count("loaded") == 2
-    assert "trained here" not in again
+    out = capsys.readouterr().out
+    assert out.index("p1-fc, 1 epochs (best: 1) on 160 images, loaded") < out.index(
+        "small, 1 epochs on 200 images, trained here")
+    assert "stand-in" in out
 
 
-def test_seed_and_epochs_are_those_asked_for(tmp_path):
-    assert main(["train", "p1-fc", "--epochs", "2", "--seed", "7", *QUICK,
-                 "--runs", str(tmp_path)]) == 0
-    [folder] = tmp_path.glob("p1-fc-2-*")
-    kept = json.loads((folder / "run.json").read_text())["identity"]
-    assert (kept["seed"], kept["epochs"], kept["images"]) == (7, 2, 160)
+def test_seed_epochs_and_permutation_are_those_asked_for(runs):
+    assert main(["train", "p1-fc", *QUICK, "--epochs", "2", "--seed", "7",
+                 "--runs", str(runs)]) == 0
+    two, plain, permuted = (json.loads((next(runs.glob(name)) / "run.json").read_text())["identity"]
+                            for name in ("p1-fc-2-*", "p1-fc-1-*", "fc-pca-1-*"))
+    assert (two["seed"], two["epochs"], two["images"]) == (7, 2, 160)
+    assert two["data"] == plain["data"] != permuted["data"]
 
 
 def test_trials_are_decided_by_heldout_images_and_see_no_test_image(tmp_path, capsys, monkeypatch):
-    some = dict(list(TRIALS.items())[2:4])
-    monkeypatch.setattr(command_line, "TRIALS", some)
-    assert main(["trials", "--epochs", "1", *QUICK, "--runs", str(tmp_path)]) == 0
-    shown = [line for line in capsys.readouterr().out.splitlines() if "held-out loss" in line]
-    folders = list(tmp_path.glob("improved-1-*"))
-    assert len(shown) == len(folders) == len(some)
-    for folder in folders:
-        [epoch] = json.loads((folder / "history.json").read_text())
-        assert "heldout_loss" in epoch and not any(key.startswith("test") for key in epoch)
-        assert f"held-out loss {epoch['heldout_loss']:.1f}" in shown
+    monkeypatch.setattr(command_line, "TRIALS", dict(list(TRIALS.items())[3:4]))
+    monkeypatch.setattr(command_line, "SPRINT_TRIALS", {})
+    assert main(["trials", *QUICK, "--runs", str(tmp_path)]) == 0
+    [folder] = tmp_path.glob("trial-*")
+    [epoch] = json.loads((folder / "run.json").read_text())["history"]
+    assert f"held-out loss {epoch['heldout_loss']:.1f}" in capsys.readouterr().out
+    assert not any(key.startswith("test") for key in epoch)
 
 
 @pytest.mark.parametrize(("arguments", "named"), [
     ([], ["COMMAND"]), (["bake"], ["bake"]), (["train"], ["NAME"]),
-    (["train", "fc", "--epochs", "many"], ["--epochs"]),
-    (["train", "fc", "cnn"], ["cnn", *RECIPES])], ids=str)
+    (["train", "fc", "--epochs", "many"], ["--epochs"]), (["train", "cnn"], ["cnn", *RECIPES]),
+    (["train", "fc", "--shard", "3/2"], ["such as 1/4"])], ids=str)
 def test_a_command_that_is_none_ends_with_status_2(capsys, arguments, named):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -96,8 +103,7 @@ def test_a_command_that_is_none_ends_with_status_2(capsys, arguments, named):
 
 
 @pytest.mark.parametrize(("arguments", "named"), [
-    (["--epochs", "-1"], "EPOCHS"), (["--limit", "-1"], "TRAIN_LIMIT"),
-    (["--seed", str(2 ** 70)], "SEED"), (["--runs", ""], "RUNS"), (["--data", "mnist"], "DATA"),
+    (["--epochs", "-1"], "EPOCHS"), (["--runs", ""], "RUNS"), (["--data", "mnist"], "DATA"),
     (["--device", "gpu"], "device 'gpu'"), (["--precision", "fp8"], "precision 'fp8'"),
     (["--data", "real", "--limit", "9", "--data-root", "nowhere"], "nowhere")], ids=str)
 def test_trouble_is_one_line_and_exit_code_1(tmp_path, capsys, arguments, named):
@@ -107,48 +113,25 @@ def test_trouble_is_one_line_and_exit_code_1(tmp_path, capsys, arguments, named)
     assert not list(tmp_path.iterdir())
 
 
-def test_bf16_without_instructions_is_one_line_that_says_what_to_set(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lab.runs.has_bf16", lambda device: False)
-    arguments = ["train", "p1-fc", "--epochs", "1", *QUICK, "--precision", "bf16"]
-    assert main([*arguments, "--runs", str(tmp_path)]) == 1
-    error = capsys.readouterr().err
-    assert "PRECISION" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-def test_damaged_run_is_one_line_that_names_its_file(tmp_path, capsys):
-    arguments = ["train", "p1-fc", "--epochs", "1", *QUICK, "--runs", str(tmp_path)]
-    assert main(arguments) == 0
-    file = next(tmp_path.glob("p1-fc-*")) / "state.pt"
+def test_damaged_run_is_one_line_that_names_its_file(runs, capsys):
+    file = next(runs.glob("p1-fc-*")) / "state.pt"
     torch.save([1, 2], file)
-    capsys.readouterr()
-    assert main(arguments) == 1
+    assert main(["train", "p1-fc", *QUICK, "--runs", str(runs)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {file} ") and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("trouble", [ValueError, OSError, RuntimeError, ArithmeticError])
-def test_foreseen_trouble_is_a_sentence_and_a_fault_of_the_code_is_not(capsys, trouble):
-    def fails():
-        raise trouble("what is wrong")
+def test_what_nobody_foresaw_keeps_its_traceback(capsys):
+    def fails(error):
+        raise error
 
-    def is_wrong():
-        raise KeyError("name")
-
-    assert command_line.in_sentences(fails) == 1
+    assert command_line.in_sentences(lambda: fails(Refused("what is wrong"))) == 1
     assert capsys.readouterr().err == "error: what is wrong\n"
-    with pytest.raises(KeyError):
-        command_line.in_sentences(is_wrong)
-
-
-def test_interruption_is_a_sentence_and_status_130(capsys):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    assert command_line.in_sentences(interrupted) == 130
+    for unforeseen in (ValueError("a shape"), RuntimeError("a size"), OSError("a disk")):
+        with pytest.raises(type(unforeseen)):
+            command_line.in_sentences(lambda error=unforeseen: fails(error))
+    assert command_line.in_sentences(lambda: fails(KeyboardInterrupt)) == 130
     assert capsys.readouterr().err.strip().startswith("stopped; ")
-
-
-# ---- a list of trainings as a queue
 
 
 @pytest.mark.parametrize(("text", "taken"), [("1/1", "abcde"), ("1/2", "ace"), ("2/2", "bd"),
@@ -157,20 +140,10 @@ def test_shards_share_a_list(text, taken):
     assert "".join(command_line.shard(text)(list("abcde"))) == taken
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "1/-2", ""])
-def test_a_part_that_there_is_not_is_refused(text, capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "fc", "--shard", text])
-    assert "such as 1/4" in capsys.readouterr().err
-
-
-def test_what_another_process_trains_is_left_to_it_in_one_line(tmp_path, capsys):
-    arguments = ["train", "p1-fc", "p2-fc", "--epochs", "1", *QUICK, "--runs", str(tmp_path)]
-    assert main(arguments) == 0
-    folder = next(tmp_path.glob("p1-fc-1-*"))
+def test_what_another_process_trains_is_left_to_it_in_one_line(runs, capsys):
+    folder = next(runs.glob("p1-fc-1-*"))
     (folder / "state.pt").unlink()
-    capsys.readouterr()
     with only_process(folder):
-        assert main(arguments) == 0
+        assert main(["train", "p1-fc", *QUICK, "--runs", str(runs)]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "another process" in line]
     assert len(said) == 1 and str(folder) in said[0]

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 import vae_helpers
 from lab.show import Findings, Gallery, Progress, Source, Table, labelled_rows, number
@@ -183,8 +183,10 @@ def test_a_picture_of_noise_is_kept_whole(tmp_path):
     noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8,
                           generator=torch.Generator().manual_seed(0))
     drawn = picture({"": tile(noise, 8, zoom=1)}, "")
+    room = ImageFile.MAXBLOCK
     kept = Gallery(tmp_path).keep(drawn, "noise", "Noise.", picture=True)
     assert Image.open(io.BytesIO(kept.data)).size[0] == kept.width
+    assert ImageFile.MAXBLOCK == room                   # nobody else's pictures change by it
 
 
 def test_line_drawings_keep_the_colours_that_they_are_drawn_in(tmp_path):
