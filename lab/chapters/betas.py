@@ -13,7 +13,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from data import Splits
-from lab import measures
+from lab import latent, samples
+from lab import linear as pca
 from lab.chapters.faces import predicted
 from lab.chapters.interpolation import (
     STEPS,
@@ -24,9 +25,18 @@ from lab.chapters.interpolation import (
     paths_between,
     sharpness_along,
 )
-from lab.codes import TURNS, correspondence, match_live, one_factor, turned
-from lab.examine import Scores, largest_move, linear_on, ratio_of_means, scores_of, traverse
-from lab.measures import LinearOptimum, Spectrum, live
+from lab.latent import (
+    TURNS,
+    correspondence,
+    largest_move,
+    live,
+    match_live,
+    one_factor,
+    ratio_of_means,
+    traverse,
+    turned,
+)
+from lab.linear import LinearOptimum, Scores, Spectrum, linear_on, scores_of
 from lab.recipes import RECIPES
 from lab.runs import Job, Run
 from lab.session import Lab
@@ -45,7 +55,6 @@ WORDS = {"1": "β = 1", "4": "β = 4", "10": "β = 10", "1_seed1": "β = 1, seed
          "1_long": "β = 1, 10 epochs"}                          # in the table of these pairs
 DIMS = (8, 25, 68)                  # those that the earlier submission shows
 LINEAR_BETAS = [10 ** (k / 5) for k in range(-1, 8)]    # of the linear curve, 0.6 to 25
-PASSES = 6              # over the faces for their spectrum: the rate is then right to 1 in 5,000
 SHOWN, LABEL = 8, 165               # images in a row, pixels for its name
 PAIRS, DOUBLED = 32, 8              # pairs of faces with a path; of these with twice the steps
 
@@ -130,7 +139,7 @@ class Chapter:
     @cached_property
     def spectrum(self) -> Spectrum:
         """The training faces' largest eigenvalues, as many as there are latent dimensions."""
-        return measures.spectrum(self.faces.train.images, self.recipe.latent, PASSES)
+        return pca.spectrum(self.faces.train.images, self.recipe.latent)
 
     @cached_property
     def scores(self) -> Scores:
@@ -140,7 +149,7 @@ class Chapter:
     def foretold(self, beta: float) -> Foretold:
         """The linear optimum for β, and what it does on test faces."""
         sigma2, _ = at_equal_variance(self.recipe, beta)
-        best = measures.linear_optimum(self.spectrum, sigma2, self.recipe.latent)
+        best = pca.linear_optimum(self.spectrum, sigma2, self.recipe.latent)
         return Foretold(best, *linear_on(self.spectrum, self.scores, sigma2, self.recipe.latent))
 
     @cached_property
@@ -180,7 +189,7 @@ class Chapter:
         images = self.faces.test.images[:200]
         shown = {"faces": as_pixels(images)} | {
             key: self._decoded(key, len(images)) for key in self.runs}
-        return {key: (measures.sharpness(x), measures.sharpness(F.avg_pool2d(x, 2)))
+        return {key: (samples.sharpness(x), samples.sharpness(F.avg_pool2d(x, 2)))
                 for key, x in shown.items()}
 
     def _keep(self, what: str, key: str, value, unit: str = "", note: str = "") -> float | None:
@@ -261,7 +270,7 @@ class Chapter:
         run, sharp = self.runs[key], self.sharpness
         here, a = self.foretold(run.recipe.beta), run.recipe.sse_weight
         rate, error = run.chosen["test_kl"], run.chosen["test_reconstruction"] / a
-        dof, active = measures.degrees_of_freedom(self.codes[key][1]), len(self.live[key])
+        dof, active = latent.degrees_of_freedom(self.codes[key][1]), len(self.live[key])
         kept, halved = (ratio_of_means(*pair) for pair in zip(sharp[key], sharp["faces"],
                                                               strict=True))
         for what, value, unit in (

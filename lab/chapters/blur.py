@@ -9,8 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lab import density, measures
-from lab.examine import pca_scores
+from lab import density, samples
+from lab import latent as latents
+from lab import linear as pca
+from lab.linear import pca_scores
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
@@ -77,7 +79,7 @@ def read(model: VAE, images: Tensor, seed: int, batch: int = 500) -> Reading:
                                        for each in zip(*parts, strict=True)))
 
 
-def read_linear(linear: measures.LinearVAE, sigma2: float, images: Tensor, seed: int) -> Reading:
+def read_linear(linear: pca.LinearVAE, sigma2: float, images: Tensor, seed: int) -> Reading:
     """uint8 images through a linear VAE, one draw each."""
     d = images.flatten(1).double() / 255 - linear.mean
     mu, logvar = d @ linear.encoder.T, linear.variance.log().expand(len(d), -1)
@@ -86,14 +88,14 @@ def read_linear(linear: measures.LinearVAE, sigma2: float, images: Tensor, seed:
     return Reading(sigma2, x_hat.view(images.shape), kl_divergence(mu, logvar), logvar)
 
 
-def closed_nats(known: measures.Spectrum, sigma2: float, latent: int) -> float:
+def closed_nats(known: pca.Spectrum, sigma2: float, latent: int) -> float:
     """-ELBO of the linear optimum, the mean over the images of the spectrum, as a density."""
-    best = measures.linear_optimum(known, sigma2, latent)
+    best = pca.linear_optimum(known, sigma2, latent)
     normal = len(known.mean) / 2 * math.log(2 * math.pi * sigma2 * 255 ** 2)
     return best.loss(1 / (2 * sigma2)) + normal
 
 
-def through_components(known: measures.Spectrum, images: Tensor, n: int) -> Tensor:
+def through_components(known: pca.Spectrum, images: Tensor, n: int) -> Tensor:
     """uint8 images with nothing but their first n principal components, in [0, 1]."""
     kept = known.mean.float() + pca_scores(known, images, n) @ known.components[:n].float()
     return kept.clamp(0, 1).view(images.shape)
@@ -130,11 +132,11 @@ class Chapter:
         return {key: read(run.model, self.images, self.seed) for key, run in self.runs.items()}
 
     @cached_property
-    def linear(self) -> dict[str, tuple[float, measures.LinearVAE]]:
+    def linear(self) -> dict[str, tuple[float, pca.LinearVAE]]:
         """The best linear VAEs at three variances, the last the best of all."""
         known, latent = self.scale.cifar.spectrum, RECIPES["sigma-2"].latent
         best = density.learned_sigma2(known, latent)
-        return {key: (sigma2, measures.linear_vae_parameters(known, sigma2, latent))
+        return {key: (sigma2, pca.linear_vae_parameters(known, sigma2, latent))
                 for key, sigma2 in {"2": 0.5, "4": 0.25, "learned": best}.items()}
 
     @cached_property
@@ -163,8 +165,8 @@ class Chapter:
         numbers = {"sigma2": (reading.sigma2, "squared pixels"),
                    "error": (reading.error(self.images), "squared pixels"),
                    "kl": (reading.kl.double().sum(1).mean(), "nats"),
-                   "dof": (measures.degrees_of_freedom(reading.logvar), "dimensions"),
-                   "active": (measures.active_units(reading.kl), "dimensions")}
+                   "dof": (latents.degrees_of_freedom(reading.logvar), "dimensions"),
+                   "active": (latents.active_units(reading.kl), "dimensions")}
         sigma2, error, kl, dof, active = (
             self.keep(f"blur.{part}{what}_{key}", value, unit, run)
             for what, (value, unit) in numbers.items())
@@ -234,10 +236,10 @@ class Chapter:
     @cached_property
     def _appearances(self) -> list[dict]:
         """A row for everything that is looked at, its numbers kept as findings."""
-        real, rows = measures.sharpness(self.images).mean().item(), []
+        real, rows = samples.sharpness(self.images).mean().item(), []
         for key, (name, made, run) in self.reconstructions.items():
-            kept = measures.sharpness(made).mean() / real
-            alike = measures.ssim(made, self.images).mean()
+            kept = samples.sharpness(made).mean() / real
+            alike = samples.ssim(made, self.images).mean()
             far = self._measured(made)["blur"]
             rows.append({"images": name,
                          "reconstructed: sharpness": self.keep(
@@ -267,7 +269,7 @@ class Chapter:
         if key not in self.samples:
             return dict.fromkeys(head for _, head, _ in MEASURED.values())
         found = self._measured(self.samples[key])
-        found = found | {"sharpness": measures.sharpness(self.samples[key]).mean() / real}
+        found = found | {"sharpness": samples.sharpness(self.samples[key]).mean() / real}
         return {head: self.keep(f"blur.{name}_{key}", found[what], unit, run)
                 for what, (name, head, unit) in MEASURED.items()}
 

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from data import Splits, hold_out
-from lab import measures
+from lab import linear
+from lab import samples as sampled
 from lab.chapters.scale import FITTED_ON, Scale, best_gain, pca_terms
-from lab.examine import (
-    against_linear,
-    amortisation_gap,
-    rate_and_distortion,
-    settled,
-    texture,
-)
-from lab.judge import blur_shown
-from lab.recipes import RECIPES, TRIAL_EPOCHS, TRIALS
+from lab.latent import against_linear, amortisation_gap, rate_and_distortion
+from lab.recipes import RECIPES, TRIALS
 from lab.runs import Job, Run, median_seconds
+from lab.samples import blur_shown, texture
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows
-from lab.starts import spectrum_of
 from lab.training import (
     decode_set,
     draw_images,
     draw_prior,
-    evaluate,
     reconstruct,
-    summary,
-    usable,
 )
 from vae_helpers import (
     VAE,
@@ -43,14 +32,13 @@ from vae_helpers import (
     plot_rate_distortion,
 )
 
-SETTLED_ON = 10_000     # training images that batch normalisation's statistics are taken over
 ABSENT = "not trained here"
 
 # The models of the table of losses, and what the reader is told of each.
 MODELS = {"linear": "linear, from PCA", "fc": "fc", "fc-wide": "fc, one layer of 768",
-          "fc-cycle": "fc, one cycle of 1e-3", "fc-cycle-low": "fc, one cycle of 3e-4",
+          "fc-cycle": "fc, one cycle of 1e-3",
           "fc-pca": "fc-pca: the same, from PCA", "conv": "conv",
-          "conv-cycle": "conv, one cycle of 1e-3", "conv-cycle-low": "conv, one cycle of 3e-4",
+          "conv-cycle": "conv, one cycle of 1e-3",
           "sprint": "sprint", "improved": "improved"}
 
 # ---- losses
@@ -71,16 +59,16 @@ def first_epoch(run: Run, goal: float) -> int | None:
 
 def quality(judge, models: dict[str, VAE], train: Tensor, test: Tensor, seed: int) -> list[dict]:
     """Real images, their mean, and each model's samples: what the judge measures, and texture."""
-    mean = measures.mean_image(train).float().view(1, *train.shape[1:])
+    mean = linear.mean_image(train).float().view(1, *train.shape[1:])
 
     def row(name: str, images: Tensor, found: dict, ssim: float | None = None) -> dict:
         return {"images": name, **found, "SSIM of reconstructions": ssim, **texture(images)}
 
-    rows = [row("training images", train[:len(test)], judge.ends["real"]),
-            row("their mean", mean, judge.ends["mean"])]
+    rows = [row("half of the test images", test[:len(test) // 2], judge.ends["real"]),
+            row("mean image", mean, judge.ends["mean"])]
     for name, model in models.items():
         samples, some = draw_images(model, len(test), seed), test[:1000]
-        likeness = measures.ssim(reconstruct(model, some), some).mean()
+        likeness = sampled.ssim(reconstruct(model, some), some).mean()
         rows.append(row(name, samples, judge.measure(samples), finite(likeness)))
     return rows
 
@@ -90,9 +78,7 @@ def quality(judge, models: dict[str, VAE], train: Tensor, test: Tensor, seed: in
 
 def trial_jobs(lab: Lab) -> dict[str, Job]:
     """What was tried for the improvement, decided on training images that are held out."""
-    cifar = lab.cifar
-    splits = Splits(*hold_out(cifar.train), cifar.test)
-    return {name: lab.job(recipe, splits, epochs=TRIAL_EPOCHS) for name, recipe in TRIALS.items()}
+    return {name: lab.job(recipe) for name, recipe in TRIALS.items()}
 
 
 def trial_row(name: str, job: Job) -> dict:
@@ -115,7 +101,6 @@ class Chapter:
         self.scale: Scale = scale.cifar
         self.seed, self.test = lab.settings.seed, lab.cifar.test.images
         self._places: dict[str, tuple[float, float]] = {}       # by run
-        self._settled: dict[str, float] = {}
 
     # ---- trainings
 
@@ -147,22 +132,6 @@ class Chapter:
         label = next(label for label in self.lab.wanted
                      if label.startswith(f"{name}, ") and label.endswith(" epochs"))
         return label, self.lab.optional(label)
-
-    @cached_property
-    def spectrum_seconds(self) -> dict[int, float]:
-        """What the spectrum of all images takes here, and that of as many as `sprint` looks at."""
-        images, found = self.lab.cifar.train.images, {}
-        for name in ("improved", "sprint"):
-            begun = time.perf_counter()
-            spectrum_of(RECIPES[name], images)
-            found[RECIPES[name].start_images] = time.perf_counter() - begun
-        return found
-
-    def seconds(self, run: Run) -> float:
-        """What a training takes at the pace of its median epoch, its spectrum counted."""
-        recipe = run.recipe
-        before = 0.0 if recipe.start == "random" else self.spectrum_seconds[recipe.start_images]
-        return before + run.seconds
 
     @cached_property
     def pca(self) -> dict:
@@ -222,14 +191,12 @@ class Chapter:
         self.add("pca.above_floor", rows[1]["above the floor"], note="test")
         self.add("pca_gain.above_floor", rows[2]["above the floor"], note="test")
         found = {name: self.seeds_of(name) for name in MODELS}
-        label, longer = self.longer("improved")
-        for name, runs in (found | {label: [longer] if longer else []}).items():
+        for name, runs in found.items():
             shown = MODELS.get(name, name)
             rows.append(self._row(shown, runs[0].chosen, runs) if runs else
                         self._row(f"{shown}: {ABSENT}"))
             if runs:
-                self._keep("improved.long" if name == label else name.replace("-", "_"), runs,
-                           rows[-1])
+                self._keep(name.replace("-", "_"), runs, rows[-1])
         self._compare()
         return Table(rows, {"parameters": ",", "test loss": ",.1f", "above the floor": ".1f",
                             "other seeds": ".1f", "KL": ".1f", "against linear": ".0%",
@@ -240,7 +207,6 @@ class Chapter:
         found = self.lab.found
         for name, more, less in (
                 ("conv.less_fc", "fc.above_floor", "conv.above_floor"),
-                ("fc_pca.less_cycle", "fc_cycle_low.above_floor", "fc_pca.above_floor"),
                 ("fc_pca.behind_conv", "fc_pca.above_floor", "conv_cycle.above_floor"),
                 ("fc_cycle.less", "fc.above_floor", "fc_cycle.above_floor"),
                 ("fc_wide.less", "fc.above_floor", "fc_wide.above_floor"),
@@ -260,7 +226,7 @@ class Chapter:
                 "above the floor": loss and loss - self.scale.test_floor,
                 "other seeds": tuple(above[1:]) if above and above[1:] else None,
                 "KL": terms.get("test_kl"), "against linear": run and self.against(run),
-                "seconds": run and self.seconds(run)}
+                "seconds": run and run.seconds}
 
     def against(self, run: Run) -> float | None:
         """A run's squared error over that of the best linear VAE of the same KL, on test."""
@@ -294,59 +260,30 @@ class Chapter:
     def by_seconds(self) -> Figure:
         """Test loss above the floor against seconds of training, the spectrum counted."""
         shown = {name: self.lab.train(name) for name in ("conv", "fc", "improved", "sprint")}
-        curves = {name: {"seconds": [self.seconds(run) - run.seconds + run.pace * epoch
+        curves = {name: {"seconds": [run.seconds - run.pace * (len(run.history) - epoch)
                                      for epoch in run.curve("epoch")],
                          "test": self.above(run.curve("test_loss"))}
                   for name, run in shown.items()}
         goal = min(self.conv.curve("test_loss"))
         soon = first_epoch(self.conv, goal) * self.conv.pace
-        self.add("sprint.sooner", soon / self.seconds(shown["sprint"]), "times", shown["sprint"],
+        self.add("sprint.sooner", soon / shown["sprint"].seconds, "times", shown["sprint"],
                  "than conv's best epoch")
         return self.lab.figure(plot_by_seconds(curves, self.lines()), "cifar-seconds",
                                "Test loss above the floor against seconds of training for conv, "
                                "fc, improved and sprint, which is below conv long before "
                                "conv is there, with the levels of PCA")
 
-    # ---- batch normalisation
+    # ---- three times as long
 
-    @cached_property
-    def settled(self) -> VAE:
-        """The convolutional model with settled statistics."""
-        return settled(self.conv, self.lab.cifar.train.images[:SETTLED_ON], self.seed)
-
-    def statistics(self) -> Table:
-        """Test loss of the convolutional models with the last steps' statistics, and settled."""
-        label, long = self.longer("conv")
-        runs = {"conv": self.conv, "conv, seed 1": self.lab.optional("conv, seed 1"), label: long}
-        self.add("conv.long_above_floor", long and long.chosen["test_loss"] - self.scale.test_floor,
-                 run=long, note="test")
+    def statistics(self) -> None:
+        """Keeps what another seed of the convolutional model and a longer training end at."""
+        _, long = self.longer("conv")
+        again, floor = self.lab.optional("conv, seed 1"), self.scale.test_floor
+        self.add("conv.seed_1_above_floor", again and again.chosen["test_loss"] - floor, run=again)
+        self.add("conv.long_above_floor", long and long.chosen["test_loss"] - floor, run=long,
+                 note="test")
         self.add("conv.long_loss", long and long.chosen["loss"], run=long, note="training")
         self.add("conv.long_epochs", long and len(long.history), "epochs", long)
-        again = runs["conv, seed 1"]
-        self.add("conv.seed_1_above_floor",
-                 again and again.chosen["test_loss"] - self.scale.test_floor, run=again)
-        rows, keys = [], ("conv.settled", "conv.seed_1_settled", "conv.long_settled")
-        for (name, run), key in zip(runs.items(), keys, strict=True):
-            before = run and run.chosen["test_loss"] - self.scale.test_floor
-            after = self.add(f"{key}_above_floor", run and self._settled_loss(name, run), run=run,
-                             note="test")
-            rows.append({"model": name, "with the last steps' statistics": before,
-                         "settled": after, "less": run and before - after,
-                         "note": "" if run else ABSENT})
-        both = [row["settled"] for row in rows[:2] if row["settled"] is not None]
-        self.add("conv.settled_spread", spread(both), note="test, 2 seeds")
-        return Table(rows, {"with the last steps' statistics": ".1f", "settled": ".1f",
-                            "less": ".1f"})
-
-    def _settled_loss(self, name: str, run: Run) -> float:
-        """Test loss above the floor with settled statistics, worked out once."""
-        if run.hash not in self._settled:
-            some = self.lab.cifar.train.images[:SETTLED_ON]
-            model = self.settled if name == "conv" else settled(run, some, self.seed)
-            precision = usable(run.precision, next(model.parameters()).device)
-            terms = evaluate(model, self.test, precision=precision, seed=self.seed)
-            self._settled[run.hash] = summary(run.recipe, terms)["loss"] - self.scale.test_floor
-        return self._settled[run.hash]
 
     # ---- what the nats buy
 
@@ -358,13 +295,13 @@ class Chapter:
         return {name: self.place(run) for name, run in runs.items()}
 
     @cached_property
-    def curve(self) -> measures.RateDistortion:
+    def curve(self) -> linear.RateDistortion:
         """The best linear VAEs with as many latent dimensions as the models have."""
         sigma2s = torch.logspace(-2.5, 2.5, 100).tolist()
-        return measures.rate_distortion(self.scale.spectrum, sigma2s, RECIPES["conv"].latent)
+        return linear.rate_distortion(self.scale.spectrum, sigma2s, RECIPES["conv"].latent)
 
-    def linear(self, sigma2: float) -> measures.LinearOptimum:
-        return measures.linear_optimum(self.scale.spectrum, sigma2, RECIPES["conv"].latent)
+    def linear(self, sigma2: float) -> linear.LinearOptimum:
+        return linear.linear_optimum(self.scale.spectrum, sigma2, RECIPES["conv"].latent)
 
     def rates(self) -> Figure:
         """Models in the plane of rate and squared error, over the best linear ones."""
@@ -468,14 +405,8 @@ class Chapter:
         """What fitting each code anew gains over the encoder, nats an image."""
         (n, steps), rows = (128, 100) if self.lab.settings.full else (12, 20), []
         few = self.test[:n]
-        models = {"conv, statistics as trained": ("conv_as_trained", self.conv, self.conv.model),
-                  "conv, settled": ("conv", self.conv, self.settled),
-                  "fc": ("fc", self.fc, self.fc.model),
-                  "improved": ("improved", self.improved, self.improved.model)}
-        for name, (key, run, model) in models.items():
-            device = next(model.parameters()).device
-            gain, error = amortisation_gap(model, few, self.seed, steps,
-                                           precision=usable(run.precision, device))
-            self.add(f"gap.{key}", finite(gain), run=run, note=f"{len(few)} test images")
+        for name, run in self.three.items():
+            gain, error = amortisation_gap(run.model, few, self.seed, steps)
+            self.add(f"gap.{name}", finite(gain), run=run, note=f"{len(few)} test images")
             rows.append({"model": name, "gained": gain, "±": error})
         return Table(rows, {"gained": ".1f", "±": ".1f"})

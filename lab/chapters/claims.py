@@ -7,9 +7,9 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from lab import measures
+from lab import samples as sampled
 from lab.chapters.ledger import AFTER, CLAIMS, FAILS, HOLDS, IN_PART, UNDECIDED, Claim
-from lab.ladder import blurred_to
+from lab.samples import blurred_to
 from lab.session import Lab
 from lab.show import Findings, Table
 from lab.training import draw_images, encode_set, reconstruct
@@ -78,8 +78,8 @@ def fine_grain(images: Tensor) -> float:
 
 def sharpness_kept(model: VAE, images: Tensor) -> float:
     """Sharpness of the reconstructions as a share of the images' own."""
-    kept = measures.sharpness(reconstruct(model, images)).mean()
-    return (kept / measures.sharpness(images).mean()).item()
+    kept = sampled.sharpness(reconstruct(model, images)).mean()
+    return (kept / sampled.sharpness(images).mean()).item()
 
 
 class Chapter:
@@ -96,7 +96,7 @@ class Chapter:
         found.add("shift.conv", code, "of two images' distance", conv, "2 pixels")
         found.add("shift.layers", maps, "of the maps' size", conv, "first layer, 2 pixels")
         samples = draw_images(fc.model, 1000, lab.settings.seed)
-        alike = blurred_to(images, measures.sharpness(samples).mean().item())
+        alike = blurred_to(images, sampled.sharpness(samples).mean().item())
         found.add("grain.fc", fine_grain(samples), "of the power", fc)
         found.add("grain.blurred", fine_grain(alike), "of the power")
         runs = {"small": self.theory.demo["VAE"], "small_sharp": self.theory.demo["β = 0.1"]}

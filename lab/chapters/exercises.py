@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lab import measures
+from lab import linear
 from lab.recipes import RECIPES
 from lab.session import Lab
 from lab.show import Table
-from lab.training import evaluate, summary, usable
+from lab.training import evaluate, summary
 
 
 def answer(question: str, guess: float | None, true: float, unit: str) -> Table:
@@ -29,14 +29,14 @@ class Chapter:
     def directions(self, beta: float = 4.0, guess: float | None = None) -> Table:
         """How many directions the best linear VAE keeps at a weight of the KL."""
         sigma2 = RECIPES["p1-conv"].but(beta=beta).sigma2
-        kept = measures.linear_optimum(self.scale.spectrum, sigma2).active
+        kept = linear.linear_optimum(self.scale.spectrum, sigma2).active
         return answer(f"squared error + {beta:g} KL: what the best linear VAE keeps of 3,072",
                       guess, kept, "directions")
 
     def latent(self, size: int = 16, guess: float | None = None) -> Table:
         """What a smaller latent space costs the best linear VAE with squared error."""
         recipe = RECIPES["p1-conv"]
-        small, large = (measures.linear_optimum(self.scale.spectrum, recipe.sigma2, n).loss()
+        small, large = (linear.linear_optimum(self.scale.spectrum, recipe.sigma2, n).loss()
                         for n in (size, recipe.latent))
         return answer(f"squared error: what {size} instead of {recipe.latent} dimensions cost it",
                       guess, small - large, "nats")
@@ -45,8 +45,7 @@ class Chapter:
         """What permuting the pixels of the test images alone does to a trained model."""
         run, seed, test = self.lab.train(name), self.lab.settings.seed, self.lab.cifar.test.images
         images = torch.stack([test, self.lab.permuted.test.images])[:, :2000]
-        precision = usable(run.precision, next(run.model.parameters()).device)
-        there, moved = (summary(run.recipe, evaluate(run.model, part, precision=precision,
-                                                     seed=seed))["loss"] for part in images)
+        there, moved = (summary(run.recipe, evaluate(run.model, part, seed=seed))["loss"]
+                        for part in images)
         return answer(f"what permuted pixels in the test images alone cost {name}", guess,
                       moved - there, "nats")

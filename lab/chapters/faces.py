@@ -8,13 +8,15 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from lab import measures
+from lab import density, linear
+from lab import latent as latents
+from lab import samples as sampled
 from lab.chapters.scale import FITTED_ON, Scale, best_gain, loss_row, pca_terms, scale_of
-from lab.examine import traverse
-from lab.judge import blur_shown, features
-from lab.measures import aggregate_posterior
+from lab.density import aggregate_posterior
+from lab.latent import traverse
 from lab.recipes import RECIPES
 from lab.runs import Run
+from lab.samples import blur_shown, features
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows, number
 from lab.training import decode_set, draw_images, draw_prior, encode_set, reconstruct
@@ -28,21 +30,21 @@ CLAIMED_LOSS = 6290.0       # of the earlier submission, which does not say how 
 # ---- closed forms
 
 
-def cost_of_fewer(spectrum: measures.Spectrum, sigma2: float, few: int, many: int) -> float:
+def cost_of_fewer(spectrum: linear.Spectrum, sigma2: float, few: int, many: int) -> float:
     """Nats per image that a linear VAE loses with `few` latent dimensions instead of `many`."""
-    loss = [measures.linear_optimum(spectrum, sigma2, n).loss(a=1 / (2 * sigma2))
+    loss = [linear.linear_optimum(spectrum, sigma2, n).loss(a=1 / (2 * sigma2))
             for n in (few, many)]
     return loss[0] - loss[1]
 
 
-def predicted(spectrum64: measures.Spectrum, beta: float,
-              latent: int = 128) -> measures.LinearOptimum:
+def predicted(spectrum64: linear.Spectrum, beta: float,
+              latent: int = 128) -> linear.LinearOptimum:
     """The linear optimum at 128×128 for β and squared error on [-1, 1], from the spectrum at 64×64.
 
     There the decoder's variance is β/8, and every eigenvalue is four times that at 64×64, since
     each pixel becomes four; what counts is their ratio, so β/32 does here.
     """
-    return measures.linear_optimum(spectrum64, beta / 32, latent)
+    return linear.linear_optimum(spectrum64, beta / 32, latent)
 
 
 # ---- regions
@@ -57,7 +59,7 @@ def saturated(images: Tensor) -> Tensor:
 def numbers_of(images: Tensor) -> dict[str, float]:
     """What samples have in common: spread over them, sharpness, saturated values."""
     x = as_pixels(images)
-    return {"spread": x.std(0).mean().item(), "sharpness": measures.sharpness(x).mean().item(),
+    return {"spread": x.std(0).mean().item(), "sharpness": sampled.sharpness(x).mean().item(),
             "saturated": saturated(x).mean().item()}
 
 
@@ -124,11 +126,11 @@ def distances_to_training(groups: dict[str, Tensor], training: Tensor, net) -> d
     and in a classifier's features; and the index of the nearest in pixels."""
     known, found = features(net, training), {}
     for name, images in groups.items():
-        pixels = measures.nearest(images, training)
-        described = measures.nearest(features(net, images), known)
+        pixels = sampled.nearest(images, training)
+        described = sampled.nearest(features(net, images), known)
         found[name] = {"index": pixels.index}
         for what, near in (("pixels", pixels), ("features", described)):
-            mean, error = measures.mean_and_error(near.distance)
+            mean, error = linear.mean_and_error(near.distance)
             found[name] |= {what: mean, f"{what}_error": error}
     return found
 
@@ -305,7 +307,7 @@ class Chapter:
 
     def dimensions(self) -> Table:
         """The attributes that the five dimensions of highest KL correlate with most."""
-        correlation = measures.attribute_correlation(self.codes[0], self.test.labels)
+        correlation = latents.attribute_correlation(self.codes[0], self.test.labels)
         varied = self.codes[0].var(0).argsort(descending=True)
         shared = set(self.dims[:10].tolist()) & set(varied[:10].tolist())
         rows = []
@@ -340,7 +342,7 @@ class Chapter:
     def reading(self) -> Table:
         """How well an attribute can be read along its direction, and along the best dimension."""
         names, (mu, _) = self.test.label_names, self.codes
-        correlation = measures.attribute_correlation(self.train_codes[0], self.train.labels)
+        correlation = latents.attribute_correlation(self.train_codes[0], self.train.labels)
         rows, better = [], []
         for name in SHOWN:
             row = dict.fromkeys(("share of test faces", "AUC, its direction", "AUC, one dimension",
@@ -370,7 +372,7 @@ class Chapter:
         judge, posterior = self.lab.face_judge, aggregate_posterior(*self.train_codes)
         drawn = draw_images(self.model, len(self.test), self.lab.settings.seed, posterior)
         rebuilt = reconstruct(self.model, self.test.images)
-        mean = measures.mean_image(self.train.images).float().view(1, *rebuilt.shape[1:])
+        mean = linear.mean_image(self.train.images).float().view(1, *rebuilt.shape[1:])
         ends = judge.ends
         groups = {"real": ("training faces", ends["real"], self.train.images[:len(self.test)]),
                   "reconstructions": ("reconstructions of the test faces", None, rebuilt),
@@ -384,16 +386,16 @@ class Chapter:
             self._find(f"faces.blur_px.{key}", found["blur"], "pixels")
             rows.append({"faces from": name, judge.name: found["distance"],
                          "equivalent blur, pixels": blur_shown(found),
-                         "sharpness, thousandths": 1e3 * measures.sharpness(images).mean().item()})
+                         "sharpness, thousandths": 1e3 * sampled.sharpness(images).mean().item()})
         self._find("faces.judge_accuracy", judge.accuracy, note="of the test faces' attributes")
-        self._find("faces.aggregate_kl", measures.kl_gaussian_to_standard(*posterior), "nats")
+        self._find("faces.aggregate_kl", density.kl_gaussian_to_standard(*posterior), "nats")
         return Table(rows, {"equivalent blur, pixels": ".1f", "sharpness, thousandths": ".2f"})
 
     def neighbours(self) -> Figure:
         """Samples above the training faces nearest to them."""
         samples, known, net = self.samples[:8], self.train.images, self.lab.face_judge.net
-        pixels = measures.nearest(samples, known).index
-        described = measures.nearest(features(net, samples), features(net, known)).index
+        pixels = sampled.nearest(samples, known).index
+        described = sampled.nearest(features(net, samples), features(net, known)).index
         rows = {"samples": samples, "nearest, in\npixels": known[pixels],
                 "nearest, in\nfeatures": known[described]}
         return self._picture(rows, "Samples and the training faces nearest to them",
@@ -431,13 +433,13 @@ class Chapter:
                     "nats spent": kl.sum().item(), "nats that fewer dimensions cost": cost}
 
         recipe, spectrum, found = self.recipe, self.scale.spectrum, self.lab.found
-        dof = measures.degrees_of_freedom(self.codes[1])
+        dof = latents.degrees_of_freedom(self.codes[1])
         rows = [row(f"celeba64, {recipe.latent} dimensions", self.kl, dof, None)]
         self._find("faces.units_001", rows[0]["KL above 0.01 nats"])
         self._find("faces.units_01", rows[0]["above 0.1"])
         self._find("faces.dof", dof)
         for latent in (recipe.latent, recipe.latent // 2):
-            best = measures.linear_optimum(spectrum, recipe.sigma2, latent)
+            best = linear.linear_optimum(spectrum, recipe.sigma2, latent)
             cost = cost_of_fewer(spectrum, recipe.sigma2, latent, recipe.latent)
             name = f"linear, {latent} dimensions, closed form"
             rows.append(row(name, -0.5 * best.variances.log(), best.dof, cost))
@@ -457,7 +459,7 @@ class Chapter:
         rows = []
         for key, (name, scale, images) in sets.items():
             terms = pca_terms(self.recipe, scale, images, self.lab.settings.seed)
-            best = measures.linear_optimum(scale.spectrum, self.recipe.sigma2, self.recipe.latent)
+            best = linear.linear_optimum(scale.spectrum, self.recipe.sigma2, self.recipe.latent)
             row = {"photographs": name, "floor, training": scale.floor,
                    "floor, test": scale.test_floor, "mean image above it": scale.mean_image,
                    "PCA above it": terms["test_loss"] - scale.test_floor,

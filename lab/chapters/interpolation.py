@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data import ImageSet
-from lab import measures
+from lab import linear, samples
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows
@@ -111,7 +111,7 @@ def unrelated_ends(steps: int = STEPS) -> tuple[float, float]:
 
 def sharpness_along(frames: Tensor) -> Tensor:
     """Sharpness of every frame, (n, steps)."""
-    return measures.sharpness(frames.flatten(0, 1)).view(frames.shape[:2])
+    return samples.sharpness(frames.flatten(0, 1)).view(frames.shape[:2])
 
 
 def detour_of(frames: Tensor) -> tuple[float, float]:
@@ -119,18 +119,18 @@ def detour_of(frames: Tensor) -> tuple[float, float]:
 
     The cross-fade is the straight line in pixels, so nothing is below 1.
     """
-    steps, straight = measures.smoothness(frames), measures.smoothness(cross_fade(frames))
+    steps, straight = samples.smoothness(frames), samples.smoothness(cross_fade(frames))
     ratio = (steps.mean() / straight.mean()).item()
-    _, error = measures.mean_and_error(steps - ratio * straight)    # of a ratio of means
+    _, error = linear.mean_and_error(steps - ratio * straight)    # of a ratio of means
     return ratio, error / straight.mean().item()
 
 
 def path_numbers(frames: Tensor, codes: Tensor | None = None) -> dict[str, float | None]:
     """The numbers of paths (n, steps, 3, H, W), and of their codes where there are any."""
-    smoothness, error = measures.mean_and_error(measures.smoothness(frames))
+    smoothness, error = linear.mean_and_error(samples.smoothness(frames))
     detour, detour_error = detour_of(frames)
     numbers = {"smoothness": smoothness, "smoothness_error": error,
-               "evenness": measures.evenness(frames).mean(),
+               "evenness": samples.evenness(frames).mean(),
                "detour": detour, "detour_error": detour_error,
                "norm_halfway": None if codes is None else middle(codes.norm(dim=-1)),
                "sharpness_halfway": middle(sharpness_along(frames))}
@@ -140,7 +140,7 @@ def path_numbers(frames: Tensor, codes: Tensor | None = None) -> dict[str, float
 def doubling_exponent(few: Tensor, many: Tensor) -> float | None:
     """The power of the number of steps by which the mean squared step falls, from frames with n
     steps and with 2n: 2 on a smooth path, 1 at a jump, 0 for noise; None where nothing moves."""
-    ratio = measures.smoothness(few).mean() / measures.smoothness(many).mean()
+    ratio = samples.smoothness(few).mean() / samples.smoothness(many).mean()
     return finite(ratio.log2())
 
 
@@ -194,7 +194,7 @@ def class_pairs(test: ImageSet, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
 def detours(model: VAE, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean squared step, detour, and distance of the codes, of each pair (n, 2) of images."""
     codes, frames = paths_between(model, images[index.T.flatten()], len(index))
-    steps, straight = measures.smoothness(frames), measures.smoothness(cross_fade(frames))
+    steps, straight = samples.smoothness(frames), samples.smoothness(cross_fade(frames))
     return steps, steps / straight, (codes[:, 0] - codes[:, -1]).norm(dim=1)
 
 
@@ -335,7 +335,7 @@ class Chapter:
         steps, detour, distance, same = (t[moved] for t in (steps, detour, distance, same))
         for name, chosen in (("same", same), ("other", ~same)):
             for what, values in (("steps", steps), ("detour", detour), ("distance", distance)):
-                mean, error = measures.mean_and_error(values[chosen])
+                mean, error = linear.mean_and_error(values[chosen])
                 self._find(f"similar.{name}_{what}", mean, run=run)
                 self._find(f"similar.{name}_{what}_error", error, run=run)
         effects = class_effect(detour, distance, same)

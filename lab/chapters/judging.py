@@ -6,9 +6,7 @@ import re
 
 from torch import Tensor
 
-from lab.judge import FARTHER, Judge, blur_shown
-from lab.ladder import RULES, blur, verdicts
-from lab.likeness import power_spectrum
+from lab.samples import FARTHER, RULES, Judge, blur, blur_shown, power_spectrum, verdicts
 from lab.session import Lab
 from lab.show import Figure, Table
 from lab.training import draw_images

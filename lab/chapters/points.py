@@ -6,11 +6,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from lab import measures
+from lab import linear
 from lab.chapters.betas import EQUAL, critical_beta
 from lab.chapters.faces import cost_of_fewer
-from lab.examine import largest_move, linear_move, stretch
-from lab.measures import Spectrum
+from lab.latent import largest_move, linear_move, stretch
+from lab.linear import Spectrum
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
@@ -25,7 +25,7 @@ FIRST = 32              # dimensions of CIFAR-10's models that the figure shows
 
 def ranked(run: Run, kl: Tensor, spectrum: Spectrum, style: str, top: int | None = None) -> dict:
     """A model's KL by rank beside that of the linear optimum, and how it is drawn."""
-    best = measures.linear_optimum(spectrum, run.recipe.sigma2, run.recipe.latent)
+    best = linear.linear_optimum(spectrum, run.recipe.sigma2, run.recipe.latent)
     return {"kl": kl.sort(descending=True).values[:top], "style": style_of(style),
             "linear": -0.5 * best.variances.log()}
 
@@ -75,7 +75,7 @@ class Chapter:
             return self.lab.absent(*(f"collapse-{key}" for key in COLLAPSES))
         spectrum, found, rows = self.scale.cifar.spectrum, self.lab.found, []
         for key, (run, mu, kl) in self.collapsed.items():
-            best = measures.linear_optimum(spectrum, run.recipe.sigma2, run.recipe.latent)
+            best = linear.linear_optimum(spectrum, run.recipe.sigma2, run.recipe.latent)
             first = -0.5 * best.variances.log()         # descending, none where all is collapsed
             moved = largest_move(run.model, mu, int(kl.argmax()))
             rows.append({

@@ -8,28 +8,18 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lab import measures
+from lab import linear as pca
 from lab.chapters.faces import SHOWN
 from lab.chapters.faces import Chapter as Faces
 from lab.chapters.scale import Scale
-from lab.codes import (
-    Probe,
-    Reading,
-    edit_steps,
-    effect,
-    fit_probes,
-    mean_auc,
-    read,
-    varied,
-)
-from lab.examine import pca_scores
-from lab.judge import features
-from lab.measures import Spectrum, mean_and_error
+from lab.latent import Probe, Reading, edit_steps, effect, fit_probes, mean_auc, read, varied
+from lab.linear import Spectrum, mean_and_error, pca_scores
 from lab.recipes import RECIPES
 from lab.runs import Run
+from lab.samples import features
 from lab.session import Lab
 from lab.show import Figure, Table, finite
-from lab.training import autocast, decode_set, draw_codes, encode_set, generator, lerp, usable
+from lab.training import decode_set, draw_codes, encode_set, generator, lerp
 from vae_helpers import picture, tile
 
 REAL = "real faces, with it less without"
@@ -41,10 +31,8 @@ LARGE = {"celeba128": "b1_long", "celeba128, half": "b1", "celeba128-b4": "b4",
 
 
 def codes_of(run: Run, images: Tensor) -> Tensor:
-    """mu of images (N, d), in the precision that the run had where this machine has it."""
-    device = next(run.model.parameters()).device
-    with autocast(device, usable(run.precision, device)):
-        return encode_set(run.model, images)[0]
+    """mu of images (N, d)."""
+    return encode_set(run.model, images)[0]
 
 
 def as_dear(spectrum: Spectrum, rate: float) -> float | None:
@@ -53,7 +41,7 @@ def as_dear(spectrum: Spectrum, rate: float) -> float | None:
     least = max(spectrum.eigenvalues[-1].item(), 1e-9 * top)
 
     def beyond(share: float) -> float:
-        return measures.linear_optimum(spectrum, top ** (1 - share) * least ** share).rate - rate
+        return pca.linear_optimum(spectrum, top ** (1 - share) * least ** share).rate - rate
 
     if not 0 < rate < beyond(1.0) + rate:
         return None

@@ -8,12 +8,12 @@ from functools import cached_property
 from torch import Tensor
 
 from data import Splits
-from lab import measures
+from lab import linear
+from lab.linear import start
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Table
-from lab.starts import start
 from lab.training import evaluate, summary
 from vae_helpers import (
     Recipe,
@@ -31,7 +31,7 @@ class Scale:
     floor: float                    # entropy of the training pixels
     test_floor: float
     test_mean_image: float          # the training images' mean as the answer to every test image
-    spectrum: measures.Spectrum
+    spectrum: linear.Spectrum
 
     @property
     def mean_image(self) -> float:
@@ -46,11 +46,11 @@ class Scale:
 def scale_of(splits: Splits, top: int) -> Scale:
     """The scale of a dataset, with the `top` largest eigenvalues."""
     images, test = splits.train.images, splits.test.images
-    return Scale(measures.entropy_floor(images), measures.entropy_floor(test),
-                 measures.mean_image_loss(test, of=images), measures.spectrum(images, top))
+    return Scale(linear.entropy_floor(images), linear.entropy_floor(test),
+                 linear.mean_image_loss(test, of=images), linear.spectrum(images, top))
 
 
-def first_share(spectrum: measures.Spectrum, n: int) -> float:
+def first_share(spectrum: linear.Spectrum, n: int) -> float:
     """How much of the images' variance lies in the first n directions."""
     return (spectrum.eigenvalues[:n].sum() / spectrum.total).item()
 
@@ -107,7 +107,7 @@ class Chapter:
 
     def _keep(self, key: str, scale: Scale, recipe: Recipe) -> Scale:
         """The same scale; its numbers, and what a linear model does at σ² = ¼, are findings."""
-        best, add = measures.linear_optimum(scale.spectrum, recipe.sigma2), self.lab.found.add
+        best, add = linear.linear_optimum(scale.spectrum, recipe.sigma2), self.lab.found.add
         add(f"{key}.floor", scale.floor, "nats", note="training")
         add(f"{key}.test_floor", scale.test_floor, "nats")
         add(f"{key}.mean_image", scale.mean_image, "nats", note="above the test floor")

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
 from data import ImageSet, Splits
-from lab import measures
+from lab import linear as pca
 from lab.chapters.interpolation import (
     PATH_FORMATS,
     STEPS,
@@ -21,12 +21,12 @@ from lab.chapters.interpolation import (
     path_row,
     unrelated_ends,
 )
-from lab.examine import linear_on, scores_of
+from lab.linear import linear_on, scores_of
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows
-from lab.training import decode_set, draw_images, draw_prior, evaluate, lerp, summary, usable
+from lab.training import decode_set, draw_images, draw_prior, evaluate, lerp, summary
 from vae_helpers import VAE, Recipe, build, new_figure, reference_lines, style_of
 
 SETTINGS, NETWORKS, FACES = ("p1", "p2", "p3"), ("conv", "fc"), "celeba32"
@@ -52,13 +52,13 @@ class Linear(NamedTuple):
     train: float
     heldout: float
     test: float
-    best: measures.LinearOptimum        # on the training images
+    best: pca.LinearOptimum        # on the training images
 
 
 class Axes(NamedTuple):
     """The spectrum of training images, and what a linear model of them needs of each set."""
 
-    known: measures.Spectrum
+    known: pca.Spectrum
     scores: tuple                       # of Splits' three sets
 
     def linear(self, recipe: Recipe) -> Linear:
@@ -66,12 +66,12 @@ class Axes(NamedTuple):
         sigma2, latent = recipe.sigma2, recipe.latent
         pairs = [linear_on(self.known, scores, sigma2, latent) for scores in self.scores]
         return Linear(*(recipe.sse_weight * error + recipe.beta * rate for rate, error in pairs),
-                      measures.linear_optimum(self.known, sigma2, latent))
+                      pca.linear_optimum(self.known, sigma2, latent))
 
 
 def axes_of(splits: Splits, top: int) -> Axes:
     """The axes of the training images, at most `top`, and the scores of all three sets."""
-    known = measures.spectrum(splits.train.images, top=top)
+    known = pca.spectrum(splits.train.images, top=top)
     return Axes(known, tuple(scores_of(known, each.images) for each in splits))
 
 
@@ -113,8 +113,7 @@ def heldout_loss(run: Run, heldout: ImageSet) -> float:
     if on_cpu:
         model = copy.deepcopy(model).cpu()
     device = next(model.parameters()).device
-    terms = evaluate(model, heldout.images, precision=usable(run.precision, device),
-                     seed=run.identity["seed"])
+    terms = evaluate(model, heldout.images, seed=run.identity["seed"])
     now, stored = summary(run.recipe, terms)["loss"], run.chosen["heldout_loss"]
     tolerance = TOLERANCE if on_cpu == (device.type == "cpu") else OTHER_NOISE
     if not abs(now - stored) <= tolerance * abs(stored):

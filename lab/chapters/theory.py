@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab import density, measures
+from lab import density, latent
+from lab import linear as pca
 from lab.chapters.theory_plots import plot_map, plot_running
-from lab.codes import two_sample_auc
-from lab.examine import (
+from lab.latent import (
     curvature_law,
     curvatures,
     errors_at,
     logits_at,
     noise_cost,
     shaken,
-    texture,
+    two_sample_auc,
 )
-from lab.judge import blur_shown
 from lab.runs import Run
+from lab.samples import blur_shown, texture
 from lab.session import Lab
 from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, draw_codes, draw_images, draw_prior, encode_set, generator
@@ -53,7 +53,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     direction because over all d the noise of the others would hide a difference.
     """
     along = F.normalize(b.double().mean(0), dim=0)                  # (d,)
-    mean, error = measures.mean_and_error((a.double() - b.double()) @ along)
+    mean, error = pca.mean_and_error((a.double() - b.double()) @ along)
     return abs(mean) / error
 
 
@@ -113,7 +113,7 @@ class Chapter:
     @cached_property
     def distances(self) -> dict[str, Tensor]:
         """-ln overlap of every two posteriors, (N, N), for three weights of the KL."""
-        return {label: measures.posterior_distances(*self.codes[label])
+        return {label: density.posterior_distances(*self.codes[label])
                 for label in ("VAE", "β = 0.1", "β = 0")}
 
     # ---- Q1
@@ -125,8 +125,8 @@ class Chapter:
         for label, key in (("VAE", "q1"), ("β = 0", "q1.beta0")):
             mu, logvar = self.codes[label]
             closed = self.kl[label][:n].sum(1).mean().item()
-            sampled, error = measures.kl_monte_carlo(mu[:n], logvar[:n], draws, self._draw("Q1"))
-            mixture = measures.kl_gaussian_to_standard(*measures.aggregate_posterior(mu, logvar))
+            sampled, error = latent.kl_monte_carlo(mu[:n], logvar[:n], draws, self._draw("Q1"))
+            mixture = density.kl_gaussian_to_standard(*density.aggregate_posterior(mu, logvar))
             every, run = self.kl[label].sum(1).mean().item(), self.demo[label]
             self.keep(f"{key}.closed", closed, "nats", run, f"{n} test images")
             self.keep(f"{key}.sampled", sampled, "nats", run, f"{draws} draws each")
@@ -170,7 +170,7 @@ class Chapter:
     # ---- Q2
 
     @cached_property
-    def gradients(self) -> measures.Gradients:
+    def gradients(self) -> latent.Gradients:
         """Estimates of the reconstruction's gradient for the first test image, from 2,000 draws."""
         run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
         model, x = copy.deepcopy(run.model).cpu(), as_pixels(self.images[:1])
@@ -178,7 +178,7 @@ class Chapter:
         def cost(z: Tensor) -> Tensor:
             return reconstruction_error(run.recipe, model.decode(z), x.expand(len(z), -1, -1, -1))
 
-        return measures.pathwise_and_score_gradients(cost, mu[0], logvar[0], 2_000,
+        return latent.pathwise_and_score_gradients(cost, mu[0], logvar[0], 2_000,
                                                      self._draw("Q2"))
 
     @property
@@ -192,7 +192,7 @@ class Chapter:
         """Running means of all three over more and more draws, where the gradient is largest."""
         self.gradient_table()                           # its numbers stand in the prose
         dim, run = self.gradients.pathwise.mean(0).abs().argmax(), self.demo["VAE"]
-        found = {name: measures.running_means(g[:, dim]) for name, g in self.estimators.items()}
+        found = {name: pca.running_means(g[:, dim]) for name, g in self.estimators.items()}
         last = {name: finite(error[-1]) or 1.0 for name, (_, error) in found.items()}
         for key, error in zip(("pathwise", "baseline", "score"), last.values(), strict=True):
             self.keep(f"q2.error_{key}", error, "nats per unit", run,
@@ -236,7 +236,7 @@ class Chapter:
                  "slope_sigma": ("along σ", against, (1 - logvar.exp()).sum(1))}
         rows = []
         for key, (name, pull, answer) in known.items():
-            level, (_, error) = answer.mean().item(), measures.mean_and_error(pull - answer)
+            level, (_, error) = answer.mean().item(), pca.mean_and_error(pull - answer)
             ratio = pull.mean().item() / level
             self.keep(f"q2.{key}", ratio, "", run, f"{n} training images; known answer 1")
             self.keep(f"q2.{key}_error", error / abs(level), "", run)
@@ -254,8 +254,8 @@ class Chapter:
             run, (mu, logvar) = self.demo[label], self.codes[label]
             draw = self._draw("noise", label)
             cost = noise_cost(run.model, self.images, mu, logvar, draw)
-            mean, error = measures.mean_and_error(cost)
-            freedom = measures.degrees_of_freedom(logvar)
+            mean, error = pca.mean_and_error(cost)
+            freedom = latent.degrees_of_freedom(logvar)
             self.keep(f"{key}.noise", mean, "nats", run)
             self.keep(f"{key}.noise_known", run.recipe.beta / 2 * freedom, "nats", run,
                       "to second order")
@@ -291,7 +291,7 @@ class Chapter:
         codes = {label: self.codes[label][0] for label in ("VAE", "autoencoder")}
         return {"each dimension by itself": {k: mu.std(0).diag() for k, mu in codes.items()},
                 "as the codes vary together": {
-                    k: measures.symmetric_root(measures.gaussian_fit(mu).covariance)
+                    k: density.symmetric_root(density.gaussian_fit(mu).covariance)
                     for k, mu in codes.items()}}
 
     def robust(self, n: int = 8) -> Figure:
@@ -314,7 +314,7 @@ class Chapter:
     def robustness(self, n: int = 1_000) -> Table:
         """What noise of the codes' own scale does to the reconstruction of both models."""
         images, rows = self.images[:n], []
-        floor = measures.entropy_floor(images)
+        floor = pca.entropy_floor(images)
         for (kind, spread), noise in zip(self.spreads.items(), ("", "shaped_"), strict=True):
             for word, scale in NOISES.items():
                 above = [errors_at(self.demo[label].model, images, shaken(
@@ -323,7 +323,7 @@ class Chapter:
                 for key, nats in zip(("vae", "ae"), above, strict=True):
                     self.keep(f"q3.robust_{noise}{key}_{word}", nats.mean(), "nats above the floor",
                               self.demo["VAE" if key == "vae" else "autoencoder"])
-                gap, error = measures.mean_and_error(above[0] - above[1])
+                gap, error = pca.mean_and_error(above[0] - above[1])
                 rows.append({"noise": kind, "s": scale, "VAE": finite(above[0].mean()),
                              "autoencoder": finite(above[1].mean()),
                              "VAE less autoencoder": finite(gap), "±": finite(error)})
@@ -346,11 +346,11 @@ class Chapter:
         """What is told from what: two names, codes and as many draws, also without the dimensions
         that are hardly used: those are noise, in which a difference of the others would drown."""
         draw, (mu, logvar) = self._draw("two samples"), self.codes["VAE"]
-        used = measures.live(self.kl["VAE"], 0.1)
+        used = latent.live(self.kl["VAE"], 0.1)
         train = encode_set(self.demo["VAE"].model, self.lab.cifar.train.images[:FITTED])
         n, z, prior = len(mu), draw_codes(mu, logvar, draw), torch.randn(mu.shape, generator=draw)
-        fitted = measures.aggregate_posterior(*train).sample(n, draw)
-        means = measures.gaussian_fit(train[0]).sample(n, draw)
+        fitted = density.aggregate_posterior(*train).sample(n, draw)
+        means = density.gaussian_fit(train[0]).sample(n, draw)
         every, name = "VAE, z ~ q(z|x)", "VAE, above 0.1 nats"
         return {"vae": (every, PRIOR, z, prior), "vae_fitted": (every, FIT, z, fitted),
                 "vae_used": (name, PRIOR, z[:, used], prior[:, used]),
@@ -361,8 +361,8 @@ class Chapter:
         """The same for the autoencoder, and last two sets of draws of one density."""
         draw, codes = self._draw("two samples, autoencoder"), self.codes["autoencoder"][0]
         train = encode_set(self.demo["autoencoder"].model, self.lab.cifar.train.images[:FITTED])[0]
-        n, fitted = len(codes), measures.gaussian_fit(train)
-        again = measures.gaussian_fit(fitted.sample(len(train), draw))
+        n, fitted = len(codes), density.gaussian_fit(train)
+        again = density.gaussian_fit(fitted.sample(len(train), draw))
         return {"ae": ("autoencoder", PRIOR, codes, torch.randn(codes.shape, generator=draw)),
                 "ae_fitted": ("autoencoder", FIT, codes, fitted.sample(n, draw)),
                 "null": ("draws from that Gaussian: ½ is right", "one fitted to other such draws",
@@ -373,7 +373,7 @@ class Chapter:
         """As many samples as there are test images, by model and density."""
         n, seed = len(self.lab.cifar.test), self.lab.settings.seed
         model = {label: run.model for label, run in self.demo.items()}
-        fitted = measures.gaussian_fit(self.codes["autoencoder"][0])
+        fitted = density.gaussian_fit(self.codes["autoencoder"][0])
         return {"VAE, N(0, I)": draw_images(model["VAE"], n, seed),
                 "autoencoder, N(0, I)": draw_images(model["autoencoder"], n, seed),
                 "autoencoder, fitted Gaussian": draw_images(model["autoencoder"], n, seed, fitted),
@@ -396,15 +396,15 @@ class Chapter:
     def sample_table(self) -> Table:
         """A Fréchet distance of the samples, the blur of real images that comes to as much, and
         texture; real images beside them."""
-        judge, train = self.lab.judge, self.lab.cifar.train.images[:len(self.lab.cifar.test)]
-        mean = self.scale.cifar.spectrum.mean.float().view(1, *train.shape[1:])
+        judge, test = self.lab.judge, self.lab.cifar.test.images
+        mean = self.scale.cifar.spectrum.mean.float().view(1, *test.shape[1:])
 
         def row(name: str, found: dict, images: Tensor) -> dict:
             return {"images": name, judge.name: found["distance"],
                     "equivalent blur, pixels": blur_shown(found), **texture(images)}
 
-        rows = [row("training images", judge.ends["real"], train),
-                row("their mean", judge.ends["mean"], mean)]
+        rows = [row("half of the test images", judge.ends["real"], test[:len(test) // 2]),
+                row("mean image", judge.ends["mean"], mean)]
         keys = {"vae": "VAE", "ae": "autoencoder", "ae_fitted": "autoencoder", "beta0": "β = 0"}
         for (key, label), (name, found) in zip(keys.items(), self.measured.items(), strict=True):
             rows.append(row(name, found, self.samples[name]))
@@ -449,16 +449,16 @@ class Chapter:
             run, kl = self.demo[label], self.kl[label]
             linear = None
             if run.recipe.sigma2:
-                linear = measures.linear_optimum(spectrum, run.recipe.sigma2, kl.shape[1]).dof
+                linear = pca.linear_optimum(spectrum, run.recipe.sigma2, kl.shape[1]).dof
                 self.keep(f"{key}.dof_linear", linear, "", run)
-            units = {t: measures.active_units(kl, t) for t in (0.01, 0.1)}
+            units = {t: latent.active_units(kl, t) for t in (0.01, 0.1)}
             self.keep(f"{key}.active", units[0.01], "dimensions", run, "above 0.01 nats")
             self.keep(f"{key}.active_tenth", units[0.1], "dimensions", run, "above 0.1 nats")
-            near = measures.median_nearest(self.distances[label])
+            near = density.median_nearest(self.distances[label])
             rows.append({"model": label, "KL": kl.sum(1).mean().item(),
                          "dimensions above 0.01 nats": units[0.01], "above 0.1": units[0.1],
                          "degrees of freedom": self.keep(
-                             f"{key}.dof", measures.degrees_of_freedom(self.codes[label][1]), "",
+                             f"{key}.dof", latent.degrees_of_freedom(self.codes[label][1]), "",
                              run),
                          "linear prediction": linear,
                          "−ln overlap with the nearest": self.keep(
@@ -485,12 +485,12 @@ class Chapter:
         """A row for a trained variant, or for a weight of the KL in closed form only."""
         run = self.demo.get(case)
         recipe = run.recipe if run else self.demo["VAE"].recipe.but(beta=case)
-        best = recipe.sigma2 and measures.linear_optimum(self.scale.cifar.spectrum, recipe.sigma2,
+        best = recipe.sigma2 and pca.linear_optimum(self.scale.cifar.spectrum, recipe.sigma2,
                                                          recipe.latent)
         above = run and run.chosen["test_reconstruction"] - self.scale.cifar.test_floor
         return {"loss": name if run else f"{name}: closed form only",
                 "weight of the KL": recipe.beta, "σ²": recipe.sigma2,
                 "directions above σ²": best.active if best else None,
                 "KL, nats": self.kl[case].sum(1).mean().item() if run else None,
-                "units above 0.01 nats": measures.active_units(self.kl[case]) if run else None,
+                "units above 0.01 nats": latent.active_units(self.kl[case]) if run else None,
                 "reconstruction above the floor": above}

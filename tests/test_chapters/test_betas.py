@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import LINEAR, generator, grey
 
-from lab import codes, examine, measures
+from lab import latent as latents
+from lab import linear as pca
 from lab.chapters import betas as ask
 from lab.chapters import points, scale
 from lab.recipes import RECIPES
@@ -26,8 +27,8 @@ def planted(eigenvalues):
     """A spectrum of these eigenvalues, of as many pixels."""
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     n = len(values)
-    return measures.Spectrum(values, torch.eye(n, dtype=torch.float64),
-                             torch.full((n,), 0.5, dtype=torch.float64), values.sum().item(), 0.0)
+    return pca.Spectrum(values, torch.eye(n, dtype=torch.float64),
+                             torch.full((n,), 0.5, dtype=torch.float64), values.sum().item())
 
 
 def striped(n=200, side=4, seed=0):
@@ -53,7 +54,7 @@ def test_beyond_the_critical_beta_a_linear_model_spends_nothing():
     for share, active in ((0.99, 1), (1.01, 0)):
         beta = share * ask.critical_beta(LARGE, spectrum)
         sigma2, _ = ask.at_equal_variance(LARGE, beta)
-        best = measures.linear_optimum(spectrum, sigma2, 2)
+        best = pca.linear_optimum(spectrum, sigma2, 2)
         assert (best.active, best.rate > 0) == (active, active == 1)
 
 
@@ -67,24 +68,24 @@ def test_the_collapse_recipes_lie_about_the_critical_beta_as_their_names_say():
 
 def test_on_its_own_images_a_linear_model_is_its_closed_form():
     images = grey(60)
-    known = measures.spectrum(images, 48)
-    scores = examine.scores_of(known, images)
+    known = pca.spectrum(images, 48)
+    scores = pca.scores_of(known, images)
     for sigma2, latent in ((0.01, 48), (0.05, 7), (0.12, 48)):
-        best = measures.linear_optimum(known, sigma2, latent)
-        assert examine.linear_on(known, scores, sigma2, latent) == pytest.approx(
+        best = pca.linear_optimum(known, sigma2, latent)
+        assert pca.linear_on(known, scores, sigma2, latent) == pytest.approx(
             (best.rate, best.distortion), rel=1e-4)
 
 
 def test_on_other_images_it_is_what_its_encoder_and_decoder_do():
-    known, others = measures.spectrum(grey(60), 48), grey(50, seed=3)
+    known, others = pca.spectrum(grey(60), 48), grey(50, seed=3)
     sigma2, latent = 0.05, 9
-    linear = measures.linear_vae_parameters(known, sigma2, latent)
+    linear = pca.linear_vae_parameters(known, sigma2, latent)
     x = others.flatten(1).double() / 255 - linear.mean
     mu, v = x @ linear.encoder.T, linear.variance
     rate = 0.5 * (mu.square() + v - 1 - v.log()).sum(1).mean().item()
     noise = (linear.decoder.square().sum(0) * v).sum().item()
     error = (x - mu @ linear.decoder.T).square().sum(1).mean().item() + noise
-    found = examine.linear_on(known, examine.scores_of(known, others), sigma2, latent)
+    found = pca.linear_on(known, pca.scores_of(known, others), sigma2, latent)
     assert found == pytest.approx((rate, error), rel=1e-4)
 
 
@@ -108,23 +109,23 @@ def trained_linear(images, known, share, steps):
 @pytest.mark.parametrize("share", [0.4, 1.25, 2.0])
 def test_a_linear_vae_leaves_collapse_below_the_critical_beta_and_stays_there_above(share):
     images = striped()
-    known = measures.spectrum(images, 48)
+    known = pca.spectrum(images, 48)
     model = trained_linear(images, known, share, 500)
     mu, logvar = encode_set(model, images)
-    best = measures.linear_optimum(known, model.recipe.sigma2, 1)
+    best = pca.linear_optimum(known, model.recipe.sigma2, 1)
     assert best.active == (share < 1)
     rate = kl_divergence(mu, logvar).sum(1).mean().item()
     assert rate == pytest.approx(best.rate, rel=0.02, abs=0.001)
-    assert measures.degrees_of_freedom(logvar) == pytest.approx(best.dof, rel=0.02, abs=0.001)
+    assert latents.degrees_of_freedom(logvar) == pytest.approx(best.dof, rel=0.02, abs=0.001)
 
 
 def test_close_below_the_critical_beta_it_leaves_collapse_late():
     """What is barely worth its price is learnt last: so much of the KL is there after 400 steps."""
     images = striped()
-    known, there = measures.spectrum(images, 48), []
+    known, there = pca.spectrum(images, 48), []
     for share in (0.4, 0.8):
         model = trained_linear(images, known, share, 400)
-        best = measures.linear_optimum(known, model.recipe.sigma2, 1)
+        best = pca.linear_optimum(known, model.recipe.sigma2, 1)
         there.append(kl_divergence(*encode_set(model, images)).sum(1).mean().item() / best.rate)
     assert there[0] > 0.95 and there[1] < 0.1
 
@@ -155,7 +156,7 @@ def test_at_equal_variance_the_losses_on_both_ranges_are_one_but_for_a_factor_of
         losses = [elbo_terms(m, x, eps).loss(m.recipe.beta) for m in (there, here)]
     assert recipe.sigma2 == here.recipe.sigma2
     assert torch.allclose(losses[0], 4 * losses[1], rtol=1e-5)
-    assert examine.stretch(there, grey(9)) == pytest.approx(4, rel=1e-5)
+    assert latents.stretch(there, grey(9)) == pytest.approx(4, rel=1e-5)
 
 
 # ---- moves along a dimension
@@ -173,29 +174,29 @@ def model():
 
 
 def test_a_traversal_moves_one_dimension_as_far_as_it_says(model):
-    frames = examine.traverse(model, torch.zeros(1, 3), 0, 2.0).flatten(1)
+    frames = latents.traverse(model, torch.zeros(1, 3), 0, 2.0).flatten(1)
     assert torch.allclose(frames[:, 5], 0.5 + 0.1 * torch.linspace(-2, 2, 7))
     assert torch.allclose(frames[:, 9], torch.tensor(0.5))
 
 
 def test_the_largest_move_is_in_grey_levels_and_0_where_nothing_moves(model):
     mu = torch.randn(20, 3, generator=generator()) * 0.1
-    moves = [examine.largest_move(model, mu, dim) for dim in range(3)]
+    moves = [latents.largest_move(model, mu, dim) for dim in range(3)]
     assert moves == pytest.approx([255 * 0.6, 255 * 0.3, 0], abs=1e-3)
 
 
 def test_the_linear_models_move_is_that_of_its_decoder():
     spectrum = planted([9.0, 4.0, 0.1])
-    decoder = measures.linear_vae_parameters(spectrum, 1.0, 3).decoder
-    assert examine.linear_move(spectrum, 1.0) == pytest.approx(
+    decoder = pca.linear_vae_parameters(spectrum, 1.0, 3).decoder
+    assert latents.linear_move(spectrum, 1.0) == pytest.approx(
         255 * 6 * decoder[:, 0].abs().max().item())
-    assert examine.linear_move(spectrum, 9.5) == 0
+    assert latents.linear_move(spectrum, 9.5) == 0
 
 
 def test_a_ratio_of_means_has_the_error_that_it_has_over_samples():
     b = torch.rand(300, 100, generator=generator()) + 1
     a = 0.5 * b + 0.1 * torch.randn(300, 100, generator=generator(1))
-    found = torch.tensor([examine.ratio_of_means(*pair) for pair in zip(a, b, strict=True)])
+    found = torch.tensor([latents.ratio_of_means(*pair) for pair in zip(a, b, strict=True)])
     assert found[:, 0].mean().item() == pytest.approx(0.5, abs=0.003)
     assert found[:, 1].mean().item() == pytest.approx(found[:, 0].std().item(), rel=0.15)
 
@@ -205,16 +206,16 @@ def test_a_ratio_of_means_has_the_error_that_it_has_over_samples():
 
 def test_turned_codes_tell_the_same_and_correspond_in_no_dimension():
     a = torch.randn(600, 12, generator=generator())
-    b = codes.turned(a, seed=0)
-    assert codes.read_linearly(a, b) == pytest.approx(1, abs=1e-6)
-    assert codes.match(a, b).rho.mean() < 0.75
-    assert codes.match(a, a).rho.mean() == pytest.approx(1)
+    b = latents.turned(a, seed=0)
+    assert latents.read_linearly(a, b) == pytest.approx(1, abs=1e-6)
+    assert latents.match(a, b).rho.mean() < 0.75
+    assert latents.match(a, a).rho.mean() == pytest.approx(1)
 
 
 def test_codes_that_share_half_their_variance_are_read_with_an_r2_of_a_half():
     a, noise = torch.randn(2, 8000, 5, generator=generator())
-    assert codes.read_linearly(a, a.roll(1, 1) + noise) == pytest.approx(0.5, abs=0.03)
-    assert codes.read_linearly(a[:12], a[:12]) is None
+    assert latents.read_linearly(a, a.roll(1, 1) + noise) == pytest.approx(0.5, abs=0.03)
+    assert latents.read_linearly(a[:12], a[:12]) is None
 
 
 def test_a_planted_order_is_found_and_indices_that_changed_are_not_equal():
@@ -222,16 +223,16 @@ def test_a_planted_order_is_found_and_indices_that_changed_are_not_equal():
     order = torch.tensor([3, 0, 6, 1, 7, 2, 5, 4])
     b = -a[:, order] + 0.1 * torch.randn(500, 8, generator=generator(1))
     some, all_ = torch.tensor([0, 1, 3, 6, 7]), torch.arange(8)
-    found = codes.match_live(a, b, some, all_)
+    found = latents.match_live(a, b, some, all_)
     assert all(order[j] == i for i, j in found.pairs.tolist()) and (found.sign == -1).all()
-    numbers = codes.correspondence(a, b, all_, all_, seed=0)
+    numbers = latents.correspondence(a, b, all_, all_, seed=0)
     assert numbers["rho"] > 0.98 and numbers["above"] == 1 and numbers["read"] > 0.95
     assert numbers["same"] < 0.3 and numbers["turned"] < 0.9
 
 
 def test_shuffled_codes_do_not_correspond():
     a, b = torch.randn(2, 500, 20, generator=generator())
-    numbers = codes.correspondence(a, b, torch.arange(20), torch.arange(20), seed=0)
+    numbers = latents.correspondence(a, b, torch.arange(20), torch.arange(20), seed=0)
     assert numbers["above"] <= 0.1 and numbers["rho"] == pytest.approx(numbers["turned"], abs=0.05)
     assert numbers["read"] < 0.1
 
@@ -239,10 +240,10 @@ def test_shuffled_codes_do_not_correspond():
 def test_dimensions_that_tell_one_attribute_each_have_all_their_share_in_one():
     attributes = torch.rand(3000, 4, generator=generator()) < 0.5
     pure = attributes.double() + 0.3 * torch.randn(3000, 4, generator=generator(1))
-    assert codes.one_factor(pure, attributes) == pytest.approx(1, abs=0.02)
+    assert latents.one_factor(pure, attributes) == pytest.approx(1, abs=0.02)
     mixed = pure @ torch.linalg.qr(torch.ones(4, 4) - 2 * torch.eye(4)).Q.double()
-    assert codes.one_factor(mixed, attributes) < 0.6
-    assert codes.one_factor(pure, torch.ones(3000, 4)) is None         # nothing to tell
+    assert latents.one_factor(mixed, attributes) < 0.6
+    assert latents.one_factor(pure, torch.ones(3000, 4)) is None         # nothing to tell
 
 
 # ---- the chapters
@@ -308,7 +309,7 @@ def test_what_is_foretold_is_the_linear_optimum_on_training_and_on_test_faces(tr
     _, chapter, _, found = trained
     rows = {row["β"]: row for row in found["prediction"].rows}
     for beta in ask.BETAS:
-        best = measures.linear_optimum(chapter.spectrum, beta / 8, 80)
+        best = pca.linear_optimum(chapter.spectrum, beta / 8, 80)
         assert (rows[beta]["KL"], rows[beta]["active"]) == (best.rate, best.active)
         assert rows[beta]["degrees of freedom"] == best.dof
         rate, error = chapter.foretold(beta)[1:]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import TINY, assert_shows, grey
 
-from lab import density, measures
+from lab import density, latent
+from lab import linear as pca
 from lab.chapters import blur as ask
 from lab.chapters import scale
 from lab.session import Lab
@@ -45,13 +46,13 @@ def test_the_variance_is_the_recipes_or_the_learned_one():
 def test_a_linear_model_read_on_its_own_images_is_the_closed_form():
     """KL and degrees of freedom exactly, squared error and bits up to the noise of one draw."""
     images = grey(2000)
-    known = measures.spectrum(images, top=48)
+    known = pca.spectrum(images, top=48)
     sigma2 = density.learned_sigma2(known, 5)
-    best = measures.linear_optimum(known, sigma2, 5)
-    model = measures.linear_vae_parameters(known, sigma2, 5)
+    best = pca.linear_optimum(known, sigma2, 5)
+    model = pca.linear_vae_parameters(known, sigma2, 5)
     reading = ask.read_linear(model, sigma2, images, seed=0)
     assert reading.kl.sum(1).mean().item() == pytest.approx(best.rate, rel=1e-6)
-    assert measures.degrees_of_freedom(reading.logvar) == pytest.approx(best.dof)
+    assert latent.degrees_of_freedom(reading.logvar) == pytest.approx(best.dof)
     assert reading.error(images) == pytest.approx(best.distortion / 48, rel=0.01)
     assert reading.error(images) == pytest.approx(sigma2, rel=0.01)
     nats = reading.nats(images, "density").mean().item()
@@ -60,7 +61,7 @@ def test_a_linear_model_read_on_its_own_images_is_the_closed_form():
 
 def test_all_components_give_an_image_back_and_none_the_mean():
     images = grey()
-    known = measures.spectrum(images, top=48)
+    known = pca.spectrum(images, top=48)
     torch.testing.assert_close(ask.through_components(known, images, 48), as_pixels(images),
                                rtol=0, atol=1e-5)
     assert torch.allclose(ask.through_components(known, images, 0).flatten(1), known.mean.float())
@@ -118,7 +119,8 @@ def test_distributions_that_need_no_training_stand_in_the_table(absent):
     linear = rows["linear VAE, σ² = ½"]
     assert linear["bits, exact"] == pytest.approx(linear["bits, as a density"], abs=0.02)
     assert linear["bits, as a density"] > 8 > linear["bits, kept to [0, 1]"]
-    assert linear["bits, 256 levels"] < linear["bits, as a density"]    # the tails cost nothing
+    # the tails cost nothing; drawn pictures hardly reach them
+    assert linear["bits, 256 levels"] < linear["bits, as a density"] + 1e-4
     best = rows["linear VAE, σ² = the best"]
     assert best["σ²"] == pytest.approx(density.learned_sigma2(absent.scale.cifar.spectrum, 128))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from types import SimpleNamespace
 
@@ -10,13 +9,12 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from tiny import put_linear
-from torch import nn
 
 from data import Splits, load
-from lab import measures
+from lab import linear
 from lab.chapters import cifar
 from lab.chapters.scale import Scale, scale_of
-from lab.examine import against_linear, amortisation_gap, rate_and_distortion, settled
+from lab.latent import against_linear, amortisation_gap, rate_and_distortion
 from lab.recipes import RECIPES
 from lab.runs import Run
 from lab.session import Lab
@@ -56,7 +54,8 @@ def past(name, losses, seconds=10.0, recipe=None, **more):
     recipe = recipe or RECIPES["fc"].but(name=name, widths=(8,))
     history = [{"epoch": i, "loss": loss + 1.0, "reconstruction": loss - 4.0, "kl": 5.0,
                 "test_loss": loss, "test_reconstruction": loss - 6.0, "test_kl": 6.0,
-                "seconds": seconds, "device": "CPU"} for i, loss in enumerate(losses, 1)]
+                "seconds": seconds, "start_seconds": 0.0, "device": "CPU"}
+               for i, loss in enumerate(losses, 1)]
     for key, values in more.items():
         for h, value in zip(history, values, strict=True):
             h[key] = value
@@ -69,11 +68,11 @@ def past(name, losses, seconds=10.0, recipe=None, **more):
 
 def linear_vae(images, sigma2, latent):
     """The best linear VAE of these images, and its place in the plane."""
-    spectrum = measures.spectrum(images, 2 * latent)
-    best = measures.linear_optimum(spectrum, sigma2, latent)
+    spectrum = linear.spectrum(images, 2 * latent)
+    best = linear.linear_optimum(spectrum, sigma2, latent)
     model = build(Recipe("linear", network="fc", widths=(), norm=False, link="identity",
                          reconstruction="sse", beta=2 * sigma2, latent=latent))
-    found = measures.linear_vae_parameters(spectrum, sigma2, latent)
+    found = linear.linear_vae_parameters(spectrum, sigma2, latent)
     return put_linear(model, found), best, spectrum
 
 
@@ -83,15 +82,13 @@ def test_a_linear_optimum_lies_where_its_closed_form_says_and_on_the_line():
     rate, distortion = rate_and_distortion(model, images, seed=0)
     assert rate == pytest.approx(best.rate, rel=1e-4)
     assert distortion == pytest.approx(best.distortion, rel=0.02)   # less what [0, 1] cuts off
-    curve = measures.rate_distortion(spectrum, torch.logspace(-1.5, 1.5, 200).tolist(), 24)
+    curve = linear.rate_distortion(spectrum, torch.logspace(-1.5, 1.5, 200).tolist(), 24)
     share = against_linear({"linear": (rate, distortion)}, curve)["linear"]
     assert share == pytest.approx(1, rel=0.02)
 
 
 def test_points_are_set_against_the_line_at_their_own_rate_and_not_beyond_it():
-    curve = measures.RateDistortion(
-        torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.0, 1.0, 3.0]),
-        torch.tensor([9.0, 5.0, 1.0]), torch.tensor([0, 1, 2]))
+    curve = linear.RateDistortion(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([9.0, 5.0, 1.0]))
     points = {"on": (1.0, 5.0), "half": (2.0, 1.5), "over": (0.5, 14.0), "beyond": (3.5, 1.0)}
     shares = against_linear(points, curve)
     assert shares.pop("beyond") is None
@@ -119,31 +116,6 @@ def test_amortisation_gap_takes_the_sigma_that_the_model_has_learned():
         code = encode_set(model, images)[0]
     gap, _ = amortisation_gap(model, images, seed=0, steps=300)
     assert gap == pytest.approx((code.square().sum(1) / 4).mean().item(), rel=0.03)
-
-
-def test_settled_statistics_are_the_mean_and_variance_over_the_images():
-    images = grey(24, side=8)
-    run = past("normed", [1.0], recipe=NORMED)
-    before = copy.deepcopy(run.model.state_dict())
-    model = settled(run, images)
-    with torch.no_grad():
-        maps = run.model.encoder[0](images.float() / 255)           # what the first layer norms
-    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-    torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)))
-    torch.testing.assert_close(norm.running_var, maps.var((0, 2, 3)))
-    halves = [settled(run, part).encoder[1].running_mean for part in images.split(12)]
-    torch.testing.assert_close(settled(run, images, batch=12).encoder[1].running_mean,
-                               (halves[0] + halves[1]) / 2)
-    assert not model.training
-    for name, value in run.model.state_dict().items():
-        assert torch.equal(value, before[name])                     # the run keeps its own
-
-
-def test_a_model_without_norm_is_settled_as_it_is():
-    run, images = past("fc", [1.0]), grey(10, side=32)
-    for mine, other in zip(encode_set(settled(run, images), images),
-                           encode_set(run.model, images), strict=True):
-        assert torch.equal(mine, other)
 
 
 def test_a_decoder_without_texture_has_no_neighbour_correlation():
@@ -179,13 +151,11 @@ def task():
                           cifar=Splits(images, None, images), optional=optional.get,
                           train=lambda name, log=True: runs.get(name), DEFAULT=tuple(runs),
                           figure=lambda drawn, *_: plt.close(drawn),
-                          wanted=("fc, seed 1", "fc, seed 2", "conv, seed 1", "conv, 30 epochs",
-                                  "improved, 14 epochs"))
-    spectrum = measures.spectrum(images.images, 128)
+                          wanted=("fc, seed 1", "fc, seed 2", "conv, seed 1", "conv, 30 epochs"))
+    spectrum = linear.spectrum(images.images, 128)
     made = cifar.Chapter(lab, SimpleNamespace(cifar=Scale(90.0, 100.0, 200.0, spectrum)), None)
     made.__dict__["pca"] = {"test_loss": 160.0, "test_reconstruction": 120.0, "test_kl": 40.0}
     made.__dict__["pca_gain"] = {"test_loss": 155.0, "test_reconstruction": 115.0, "test_kl": 40.0}
-    made.__dict__["spectrum_seconds"] = {0: 3.0, 10: 1.0}
     made.more = optional
     return made
 
@@ -219,13 +189,14 @@ def test_seeds_stand_beside_the_first_and_give_a_spread(task):
 def test_what_is_not_trained_says_so_in_its_row(task):
     rows = task.losses().rows
     absent = [row for row in rows if row["model"].endswith(": not trained here")]
-    assert {"fc, one cycle of 1e-3: not trained here",
-            "improved, 14 epochs: not trained here"} <= {row["model"] for row in absent}
+    assert "fc, one cycle of 1e-3: not trained here" in {row["model"] for row in absent}
     assert all(value is None for row in absent for head, value in row.items() if head != "model")
 
 
-def test_a_spectrum_counts_among_the_seconds_of_what_starts_from_it(task):
-    assert task.seconds(task.conv) == 20 and task.seconds(task.lab.train("sprint")) == 6
+def test_the_start_counts_among_the_seconds_that_a_training_takes(task):
+    sprint = task.lab.train("sprint")
+    sprint.history[0]["start_seconds"] = 1.0
+    assert task.conv.seconds == 20 and sprint.seconds == 6
     task.by_seconds()
     assert task.lab.found["sprint.sooner"] == pytest.approx(20 / 6)
 
@@ -248,9 +219,9 @@ def test_permuting_costs_the_difference_of_training_losses(task):
 
 
 def test_trials_show_what_is_finished_and_say_what_is_not(tmp_path, monkeypatch):
-    tried = {"plain": RECIPES["fc"].but(widths=(8,)), "wider": RECIPES["fc"].but(widths=(16,))}
+    tried = {name: RECIPES["fc"].but(widths=(width,), trial=True, epochs=1)
+             for name, width in (("plain", 8), ("wider", 16))}
     monkeypatch.setattr(cifar, "TRIALS", tried)
-    monkeypatch.setattr(cifar, "TRIAL_EPOCHS", 1)
     lab = Lab({"TRAIN_LIMIT": 50, "DATA": "standin", "RUNS": str(tmp_path), "DEVICE": "cpu",
                "PRECISION": "fp32"})
     job = cifar.trial_jobs(lab)["wider"]

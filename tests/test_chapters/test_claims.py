@@ -16,7 +16,7 @@ from lab.chapters.claims import (
     sharpness_kept,
 )
 from lab.chapters.ledger import CLAIMS, FAILS, HOLDS, IN_PART, UNDECIDED, Claim, near
-from lab.layers import fast
+from lab.products import fast
 from lab.recipes import RECIPES
 from lab.show import Findings
 from vae_helpers import Recipe, build

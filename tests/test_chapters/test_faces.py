@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny import LINEAR, generator, grey
 
-from lab import measures
+from lab import linear
 from lab.chapters import faces as ask
 from lab.chapters import interpolation, scale
-from lab.examine import traverse
-from lab.judge import FeatureNet
+from lab.latent import traverse
+from lab.samples import FeatureNet
 from lab.session import Lab
 from lab.show import Figure, Table
 from lab.training import decode_set
@@ -28,9 +28,9 @@ def planted(eigenvalues, total=None):
     """A spectrum of these eigenvalues, of as many pixels."""
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     n = len(values)
-    return measures.Spectrum(values, torch.eye(n, dtype=torch.float64),
+    return linear.Spectrum(values, torch.eye(n, dtype=torch.float64),
                              torch.full((n,), 0.5, dtype=torch.float64),
-                             total or values.sum().item(), 0.0)
+                             total or values.sum().item())
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_prediction_at_twice_the_side_is_that_of_four_times_the_eigenvalues(
     spectrum = planted([40.0, 8.0, 1.0, 0.2, 0.05, 0.01])
     doubled = replace(spectrum, eigenvalues=4 * spectrum.eigenvalues, total=4 * spectrum.total)
     for beta in (1, 4, 10):
-        there = measures.linear_optimum(doubled, beta / 8, 6)
+        there = linear.linear_optimum(doubled, beta / 8, 6)
         here = ask.predicted(spectrum, beta, 6)
         assert here.active == there.active
         assert here.rate == pytest.approx(there.rate) and here.dof == pytest.approx(there.dof)

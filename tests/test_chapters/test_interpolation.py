@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import LINEAR, generator, grey
 
-from data import image_set
-from lab import measures
+from data import ImageSet
+from lab import samples
 from lab.chapters import interpolation as ask
 from lab.recipes import RECIPES
 from lab.session import Lab
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made_set(images, labels, names):
-    return image_set(name="cifar10", split="test", images=images, labels=labels, label_names=names,
+    return ImageSet(name="cifar10", split="test", images=images, labels=labels, label_names=names,
                      source="made", real=False)
 
 
@@ -51,7 +51,7 @@ def frames():
 def test_a_cross_fade_is_even_and_keeps_its_ends(frames):
     fade = ask.cross_fade(frames)
     assert torch.allclose(fade[:, [0, -1]], frames[:, [0, -1]])
-    assert torch.allclose(measures.evenness(fade), torch.ones(5), atol=1e-4)
+    assert torch.allclose(samples.evenness(fade), torch.ones(5), atol=1e-4)
 
 
 def test_straight_paths_of_a_linear_decoder_are_cross_fades(model):
@@ -198,7 +198,7 @@ def test_a_smooth_curve_has_an_exponent_near_two():
 
 def test_as_many_intervals_as_the_square_law_says_give_the_claimed_step():
     ends = torch.rand(3, 2, 3, 4, 4, generator=generator())
-    nine, thirteen = (measures.smoothness(ask.cross_fade(
+    nine, thirteen = (samples.smoothness(ask.cross_fade(
         torch.cat([ends[:, :1].expand(-1, n, -1, -1, -1), ends[:, 1:]], 1))).mean().item()
         for n in (9, 13))
     assert ask.intervals_for(nine, thirteen) == pytest.approx(13, rel=1e-4)

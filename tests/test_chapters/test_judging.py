@@ -6,7 +6,7 @@ import pytest
 
 from lab.chapters import cifar, scale, theory
 from lab.chapters import judging as ask
-from lab.ladder import BLURS, LADDER, RULES
+from lab.samples import BLURS, LADDER, RULES
 from lab.session import Lab
 from lab.show import Figure, finite
 
@@ -94,8 +94,8 @@ def test_nothing_shown_or_found_is_not_a_number(made):
 
 def test_tables_elsewhere_keep_what_the_judge_measures(made):
     rows = made.cifar.quality().rows
-    assert [row["images"] for row in rows] == ["training images", "their mean", "conv", "fc",
-                                               "improved"]
+    assert [row["images"] for row in rows] == ["half of the test images", "mean image", "conv",
+                                               "fc", "improved"]
     found = made.lab.found
     for key in ("real", "mean_image", "conv", "fc", "improved"):
         assert {f"{what}.{key}" for what in ("fd", "kid", "kid_error", "recall", "coverage")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny import generator
 
-from lab import measures
+from lab import linear
 from lab.chapters import faces, scale
 from lab.chapters import probes as ask
-from lab.examine import pca_scores
+from lab.linear import pca_scores
 from lab.session import Lab
 from lab.show import Figure, Table
 from lab.training import draw_codes
@@ -26,8 +26,8 @@ def planted(eigenvalues):
     """A spectrum of these eigenvalues, of as many pixels."""
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     n = len(values)
-    return measures.Spectrum(values, torch.eye(n, dtype=torch.float64),
-                             torch.full((n,), 0.5, dtype=torch.float64), values.sum().item(), 0.0)
+    return linear.Spectrum(values, torch.eye(n, dtype=torch.float64),
+                             torch.full((n,), 0.5, dtype=torch.float64), values.sum().item())
 
 
 # ---- other codes
@@ -35,7 +35,7 @@ def planted(eigenvalues):
 
 def test_pca_scores_are_uncorrelated_and_have_the_eigenvalues_as_variances():
     images = torch.randint(0, 256, (300, 3, 4, 4), dtype=torch.uint8, generator=generator())
-    known = measures.spectrum(images, top=10)
+    known = linear.spectrum(images, top=10)
     scores = pca_scores(known, images, 6).double()
     covariance = scores.T @ scores / 300
     assert torch.allclose(covariance, known.eigenvalues[:6].diag(), atol=1e-5)
@@ -45,7 +45,7 @@ def test_pca_scores_are_uncorrelated_and_have_the_eigenvalues_as_variances():
 def test_a_linear_model_as_dear_spends_as_many_nats(rate):
     known = planted([4.0, 2.0, 1.0, 0.25, 0.01])
     sigma2 = ask.as_dear(known, rate)
-    assert measures.linear_optimum(known, sigma2).rate == pytest.approx(rate)
+    assert linear.linear_optimum(known, sigma2).rate == pytest.approx(rate)
 
 
 def test_a_rate_that_no_linear_model_of_these_directions_spends_has_no_price():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import assert_shows
 
-from data import Splits, image_set, load_splits
-from lab import measures
+from data import ImageSet, Splits, load_splits
+from lab import linear
 from lab.chapters import scale
 from lab.recipes import RECIPES
 from lab.session import Lab
@@ -20,7 +20,7 @@ def two_levels():
     """Images that are 0.2 everywhere or 0.8 everywhere."""
     images = torch.full((6, 3, 4, 4), 51, dtype=torch.uint8)
     images[3:] = 204
-    made = image_set(name="cifar10", split="train", images=images,
+    made = ImageSet(name="cifar10", split="train", images=images,
                      labels=torch.zeros(6, dtype=torch.long), label_names=("a",), source="made",
                      real=False)
     return Splits(made, None, made)
@@ -49,7 +49,7 @@ def test_pca_through_a_sigmoid_lies_between_floor_and_mean_image(drawn):
     found, test = scale.scale_of(drawn, top=128), drawn.test.images
     terms = scale.pca_terms(RECIPES["fc"], found, test, seed=0)
     assert found.test_floor < terms["test_loss"] < found.test_mean_image
-    best = measures.linear_optimum(found.spectrum, RECIPES["fc"].start_sigma2, 128)
+    best = linear.linear_optimum(found.spectrum, RECIPES["fc"].start_sigma2, 128)
     assert terms["test_kl"] == pytest.approx(best.rate, rel=0.3)  # on other images
 
 
@@ -98,6 +98,6 @@ def test_what_a_notebook_imports_before_its_session_is_no_parameter():
 
 def test_what_is_known_of_a_set_is_found_with_it(chapter):
     made, found = chapter.cifar, chapter.lab.found
-    best = measures.linear_optimum(made.spectrum, 0.25)
+    best = linear.linear_optimum(made.spectrum, 0.25)
     assert found["cifar.test_floor"] == made.test_floor
     assert (found["cifar.linear_dof"], found["cifar.linear_rate"]) == (best.dof, best.rate)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from tiny import LINEAR, assert_shows, generator, put_linear
 
-from data import Splits, image_set
-from lab import measures, runs
+from data import ImageSet, Splits
+from lab import linear as pca
+from lab import runs
 from lab.chapters import sweep as ask
 from lab.chapters.ledger import CLAIMS
-from lab.files import Damaged, write_state
+from lab.files import Damaged, read_state, write_state
 from lab.recipes import RECIPES
 from lab.session import Lab
 from lab.show import Figure, Table, finite
@@ -51,17 +52,13 @@ def chapter_of(lab, **known):
 def scripted(tmp_path_factory):
     """A training whose held-out losses are given, and the weights that it had after each epoch."""
     lab, kept, left = session(tmp_path_factory.mktemp("scripted")), [], list(SCRIPT)
-    real = runs.mean_terms
 
-    def terms(model, images, prefix, *more, **also):
-        found = real(model, images, prefix, *more, **also)
-        if prefix == "heldout_":
-            kept.append({name: value.clone() for name, value in model.state_dict().items()})
-            found["heldout_loss"] = left.pop(0)
-        return found
+    def evaluated(model, record, folder):
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
+        record["heldout_loss"] = left.pop(0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "mean_terms", terms)
+        patch.setattr(runs, "check_epoch", evaluated)
         run = lab.job("p1-conv", epochs=len(SCRIPT)).train()
     return lab, run, kept
 
@@ -145,7 +142,7 @@ def planted():
     x = 0.5 + torch.randn(900, 3, generator=draw) @ basis.T / 2
     x = x + 0.02 * torch.randn(x.shape, generator=draw)
     images = (255 * x).round().clamp(0, 255).to(torch.uint8).view(-1, 3, 4, 4)
-    sets = Splits(*(image_set(
+    sets = Splits(*(ImageSet(
         name="cifar10", split="train", images=part, labels=torch.zeros(len(part)).long(),
         label_names=("",), source="made", real=False) for part in images.split([500, 100, 300])))
     return sets, ask.axes_of(sets, top=48)
@@ -155,7 +152,7 @@ def test_the_linear_models_losses_are_those_of_a_linear_vae_on_each_set(planted)
     sets, axes = planted
     linear = axes.linear(LINEAR)
     assert linear.best.active == 2                              # 0.2² is below one half
-    best = measures.linear_vae_parameters(axes.known, LINEAR.sigma2, LINEAR.latent)
+    best = pca.linear_vae_parameters(axes.known, LINEAR.sigma2, LINEAR.latent)
     model = put_linear(build(LINEAR), best)
     with torch.no_grad():
         for loss, each in zip(linear, sets, strict=False):
@@ -203,14 +200,16 @@ def test_weights_that_are_loaded_by_name_give_the_loss_that_is_stored_with_them(
 def test_weights_of_another_training_under_this_name_are_refused(trained):
     run, other = trained.runs["p2-conv"], trained.runs["p2-conv, seed 1"]
     heldout = trained.lab.splits(run.recipe).heldout
-    path, whole = run.folder / "best.pt", (run.folder / "best.pt").read_bytes()
+    path, whole = run.folder / "state.pt", (run.folder / "state.pt").read_bytes()
     try:
-        path.write_bytes((other.folder / "best.pt").read_bytes())
-        with pytest.raises(Damaged, match=re.escape("best.pt")):
+        path.write_bytes((other.folder / "state.pt").read_bytes())
+        with pytest.raises(Damaged, match=re.escape("state.pt")):
             trained.lab.job("p2-conv").train()
-        with torch.no_grad():                   # signed as this run's, with weights that are not
-            weights = {name: value + 0.05 for name, value in run.model.state_dict().items()}
-        write_state(path, run.identity, model=weights)
+        path.write_bytes(whole)                 # signed as this run's, with weights that are not
+        kept = read_state(path, run.identity)
+        with torch.no_grad():
+            kept["best"] = {name: value + 0.05 for name, value in kept["best"].items()}
+        write_state(path, run.identity, **kept)
         swapped = trained.lab.job("p2-conv").train()
         with pytest.raises(ValueError, match="stored with them") as refused:
             ask.heldout_loss(swapped, heldout)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import assert_shows, put_linear
 
-from lab import examine, measures
+from lab import density, latent, linear
 from lab.chapters import scale, theory
 from lab.session import Lab
 from lab.show import Figure, Table
@@ -48,7 +48,7 @@ def images():
 def test_gradient_estimators_of_a_quadratic_agree_and_spread_as_known():
     """f = z², z ~ N(1, 1): pathwise 2z has variance 4, the score's z²(z - 1) that of moments."""
     one = torch.ones(1, dtype=torch.float64)
-    draws = measures.pathwise_and_score_gradients(lambda z: z.square().sum(1), one, 0 * one,
+    draws = latent.pathwise_and_score_gradients(lambda z: z.square().sum(1), one, 0 * one,
                                                   400_000, draw(1))
     e = [1, 0, 1, 0, 3, 0, 15]                          # moments of a standard normal
     second = sum(math.comb(4, k) * e[k + 2] for k in range(5))          # E (1 + e)^4 e²
@@ -79,20 +79,20 @@ def test_pulls_balance_the_kl_exactly_at_a_linear_optimum(model, images):
 def test_noise_costs_a_linear_decoder_the_sum_of_its_variances(model, images):
     """E |x - B(mu + sigma eps)|² - |x - B mu|² = sum sigma², and half of 1 - 1/3 each is that."""
     mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
-    cost = examine.noise_cost(model, images, mu, logvar, draw(), n=400).mean().item()
+    cost = latent.noise_cost(model, images, mu, logvar, draw(), n=400).mean().item()
     assert cost == pytest.approx(3 * 1 / 3, rel=0.1)
-    assert measures.degrees_of_freedom(logvar) / 2 == pytest.approx(1)
+    assert latent.degrees_of_freedom(logvar) / 2 == pytest.approx(1)
 
 
 def test_errors_are_those_of_the_loss(model, images):
     z = torch.randn(64, 3, generator=draw())
     direct = reconstruction_error(LINEAR, model.decode(z), as_pixels(images))
-    torch.testing.assert_close(examine.errors_at(model, images, z), direct.detach())
+    torch.testing.assert_close(latent.errors_at(model, images, z), direct.detach())
 
 
 def test_noise_on_codes_has_the_covariance_asked_for():
     root = torch.tensor([[1.0, 0.5], [0.5, 2.0]])
-    noise = examine.shaken(torch.ones(100_000, 2), root, 0.5, draw()) - 1
+    noise = latent.shaken(torch.ones(100_000, 2), root, 0.5, draw()) - 1
     torch.testing.assert_close(noise.T.cov(), root @ root / 4, rtol=0.02, atol=0.005)
 
 
@@ -102,17 +102,17 @@ def test_curvature_and_variance_obey_the_law_at_a_linear_optimum(beta):
     with other variances the law fails."""
     factors = torch.randn(64, 2, generator=draw()) @ torch.randn(2, 48, generator=draw(1))
     images = (128 + 40 * factors).clamp(0, 255).to(torch.uint8).view(-1, 3, 4, 4)
-    best = measures.linear_vae_parameters(measures.spectrum(images), beta / 2, 3)
+    best = linear.linear_vae_parameters(linear.spectrum(images), beta / 2, 3)
     used = best.variance < 1
     model = put_linear(build(LINEAR.but(beta=beta)), best)
     mu, logvar = (t.detach() for t in model.encode(as_pixels(images)))
-    curvature = examine.curvatures(model, images, mu, logvar)
+    curvature = latent.curvatures(model, images, mu, logvar)
     known = 2 * best.decoder.square().sum(0)
     torch.testing.assert_close(curvature.mean(0)[used], known[used], rtol=1e-3, atol=1e-3)
-    law = examine.curvature_law(curvature, logvar, beta)
+    law = latent.curvature_law(curvature, logvar, beta)
     assert used.sum() >= 2 and law.slope == pytest.approx(1, abs=1e-3) and law.error < 1e-3
     assert law.correlation == pytest.approx(1, abs=1e-3)
-    assert examine.curvature_law(curvature, logvar + 0.5, beta).slope < 0.9
+    assert latent.curvature_law(curvature, logvar + 0.5, beta).slope < 0.9
 
 
 def test_the_slopes_error_is_its_spread_over_sets_of_images():
@@ -120,7 +120,7 @@ def test_the_slopes_error_is_its_spread_over_sets_of_images():
     for seed in range(200):
         curvature = torch.rand(64, 20, generator=draw(seed)).double() * torch.arange(1.0, 21)
         logvar = -(1 + curvature * (0.5 + torch.rand(64, 20, generator=draw(-1 - seed)))).log()
-        law = examine.curvature_law(curvature, logvar, 1.0)
+        law = latent.curvature_law(curvature, logvar, 1.0)
         slopes.append(law.slope)
         errors.append(law.error)
     assert sum(errors) / 200 == pytest.approx(torch.tensor(slopes).std().item(), rel=0.2)
@@ -129,8 +129,8 @@ def test_the_slopes_error_is_its_spread_over_sets_of_images():
 
 def test_unused_dimensions_and_a_single_image_give_no_slope():
     flat = torch.zeros(8, 4)
-    assert math.isnan(examine.curvature_law(flat.double(), flat, 1.0).slope)
-    assert math.isnan(examine.curvature_law(flat[:1].double() + 1, flat[:1], 1.0).slope)
+    assert math.isnan(latent.curvature_law(flat.double(), flat, 1.0).slope)
+    assert math.isnan(latent.curvature_law(flat[:1].double() + 1, flat[:1], 1.0).slope)
 
 
 # ---- Q4
@@ -138,13 +138,13 @@ def test_unused_dimensions_and_a_single_image_give_no_slope():
 
 def test_nearest_is_that_of_equal_gaussians_on_a_line():
     mu = torch.tensor([[0.0], [2.0], [5.0], [6.0]])     # of unit variance: distances d² / 8
-    found = measures.posterior_distances(mu, torch.zeros(4, 1))
-    assert measures.median_nearest(found) == pytest.approx(1 / 8)       # of 1/2, 1/2, 1/8, 1/8
-    assert measures.median_nearest(found[:3, :3]) == pytest.approx(2 ** 2 / 8)
+    found = density.posterior_distances(mu, torch.zeros(4, 1))
+    assert density.median_nearest(found) == pytest.approx(1 / 8)       # of 1/2, 1/2, 1/8, 1/8
+    assert density.median_nearest(found[:3, :3]) == pytest.approx(2 ** 2 / 8)
 
 
 def test_more_images_are_never_farther():
-    found = measures.posterior_distances(*torch.randn(2, 64, 4, generator=draw()))
+    found = density.posterior_distances(*torch.randn(2, 64, 4, generator=draw()))
     few, many = found[:32, :32].min(1).values, found[:32].min(1).values
     assert (many <= few).all() and many.median() < few.median()
 
