@@ -107,6 +107,11 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     @property
+    def batchnorm(self) -> bool:
+        """Whether images of a batch depend on each other, through its normalisation."""
+        return self.norm and self.network == "conv"
+
+    @property
     def holds_out(self) -> bool:
         """Whether held-out images choose something, so that they are not trained on."""
         return bool(self.patience) or self.trial

@@ -14,9 +14,8 @@ from data import DataError
 from lab.files import Busy, Trouble
 from lab.prose import NotebookError
 from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings
-from lab.runs import Job, median_seconds, processes, run_folder
+from lab.runs import Job, processes, run_folder, seconds_of
 from lab.session import Lab
-from vae_helpers import build, count_parameters
 
 FORESEEN = (Trouble, DataError, NotebookError)      # each is one sentence
 
@@ -145,17 +144,17 @@ def list_runs(args: argparse.Namespace) -> None:
     """Prints how far every training is that is wanted here, on the data that lie here, and every
     other folder as an orphan."""
     lab, known = lab_of(args, args.seed), set()
-    wanted = [(lab.label_of(training), RECIPES[training.name], partial(lab.job_of, training))
+    wanted = [(lab.label_of(training), training.name, partial(lab.job_of, training))
               for training in TRAININGS]
-    wanted += [(name, recipe, partial(lab.job, recipe))
+    wanted += [(name, recipe.name, partial(lab.job, recipe))
                for name, recipe in (TRIALS | SPRINT_TRIALS).items()]
-    for label, recipe, make in wanted:
-        if list(Path(args.runs).glob(f"{recipe.name}-*/state.pt")):
+    for label, name, make in wanted:
+        if list(Path(args.runs).glob(f"{name}-*/state.pt")):
             job = make()
             known |= {run_folder(args.runs, job.identity_in(p)) for p in ("bf16", "fp32")}
             print(f"{label}: {how_far(job)}")
         else:                                           # the images need not be read for it
-            print(f"{label}: absent, {count_parameters(build(recipe)):,} parameters")
+            print(f"{label}: absent")
     for path in sorted(Path(args.runs).glob("*/state.pt")):
         if path.parent not in known:
             print(f"orphan: {path.parent} is wanted by no training of this code on these data")
@@ -170,10 +169,10 @@ def how_far(job: Job) -> str:
     if not history:
         return "absent"
     how = "finished" if job.finished else "begun"
-    seconds = history[0]["start_seconds"] + median_seconds(history) * len(history)
     last = history[-1]
-    return (f"{how}, {len(history)} of {job.epochs} epochs, {seconds:,.0f} s ({last['device']}, "
-            f"{job.precision}), loss {last['loss']:.1f}, KL {last['kl']:.1f}, {job.folder.name}")
+    return (f"{how}, {len(history)} of {job.epochs} epochs, {seconds_of(history):,.0f} s "
+            f"({last['device']}, {job.precision}), loss {last['loss']:.1f}, KL {last['kl']:.1f}, "
+            f"{job.folder.name}")
 
 
 # ---- the notebook

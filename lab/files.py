@@ -76,9 +76,9 @@ def write_state(path: Path, identity: dict, **parts) -> None:
 # ---- read
 
 
-def read_state(path: Path, identity: dict, device="cpu") -> dict:
+def read_state(path: Path, identity: dict) -> dict:
     """The parts of a file that `write_state` made, once it is whole and of this identity."""
-    state = _opened(path, identity, device)
+    state = _opened(path, identity)
     parts = {name: value for name, value in state.items() if name not in ("identity", "digest")}
     if state.get("digest") != digest_of(parts):
         raise Damaged(path, "is damaged (its content has another digest)")
@@ -93,15 +93,15 @@ def read_part(path: Path, identity: dict, name: str):
     return state[name]
 
 
-def _opened(path: Path, identity: dict, device="cpu", mmap: bool = False) -> dict:
-    """What `torch.save` put into a file of this identity; nothing in it is executed."""
+def _opened(path: Path, identity: dict, mmap: bool = False) -> dict:
+    """What `torch.save` put into a file of this identity, on the CPU; nothing is executed."""
     if not path.exists():
         raise Damaged(path, "is missing")
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":                # a pickle would bring lines of warnings
             raise Damaged(path, "is damaged (no file of this project begins so)")
     try:
-        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:                           # a broken archive may raise anything
         raise Damaged(path, f"is damaged ({type(error).__name__})") from error
     if not isinstance(state, dict):

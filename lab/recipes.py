@@ -79,36 +79,36 @@ CHAPTERS = {
 # disentanglement (MIG, DCI) are at most 1.3 times those of the same codes on turned axes, and at
 # β = 16 more than twice those.
 
-# What was tried for the improvement: three epochs each on the training images less the held-out
-# ones, which decide.
-_IMPROVED = RECIPES["improved"]
-TRIALS = {name: recipe.but(name=f"trial-{i}", trial=True, epochs=3)
-          for i, (name, recipe) in enumerate({
-              "`conv`, one cycle, peak 2e-3": RECIPES["conv"].but(schedule="onecycle", lr=2e-3),
-              "32-64-128, no norm, SiLU, batches of 32, random start":
-                  _IMPROVED.but(start="random"),
-              "the same from the linear start: `improved`": _IMPROVED,
-              "… batches of 64": _IMPROVED.but(batch=64),
-              "… batches of 128": _IMPROVED.but(batch=128),
-              "… batches of 128, peak 2e-3": _IMPROVED.but(batch=128, lr=2e-3),
-              "… batches of 128, linear path at a tenth of the rate":
-                  _IMPROVED.but(batch=128, linear_lr=0.1),
-              "64-128-256, batches of 128": _IMPROVED.but(widths=(64, 128, 256), batch=128),
-              "64-128-256, batches of 32, peak 2e-3": _IMPROVED.but(widths=(64, 128, 256), lr=2e-3),
-              "64-128-256, batches of 32, residual blocks":
-                  _IMPROVED.but(widths=(64, 128, 256), residual=1)}.items(), 1)}
+
+def _trials(prefix: str, recipes: dict[str, Recipe], **changes) -> dict[str, Recipe]:
+    """Recipes as trials, by what is tried: held-out images judge them, the others train them."""
+    return {what: recipe.but(name=f"{prefix}-{i}", trial=True, **changes)
+            for i, (what, recipe) in enumerate(recipes.items(), 1)}
+
+
+# What was tried for the improvement, three epochs each.
+_IMPROVED, _WIDE = RECIPES["improved"], RECIPES["improved"].but(widths=(64, 128, 256))
+TRIALS = _trials("trial", {
+    "`conv`, one cycle, peak 2e-3": RECIPES["conv"].but(schedule="onecycle", lr=2e-3),
+    "32-64-128, no norm, SiLU, batches of 32, random start": _IMPROVED.but(start="random"),
+    "the same from the linear start: `improved`": _IMPROVED,
+    "… batches of 64": _IMPROVED.but(batch=64),
+    "… batches of 128": _IMPROVED.but(batch=128),
+    "… batches of 128, peak 2e-3": _IMPROVED.but(batch=128, lr=2e-3),
+    "… batches of 128, linear path at a tenth of the rate": _IMPROVED.but(batch=128, linear_lr=0.1),
+    "64-128-256, batches of 128": _WIDE.but(batch=128),
+    "64-128-256, batches of 32, peak 2e-3": _WIDE.but(lr=2e-3),
+    "64-128-256, batches of 32, residual blocks": _WIDE.but(residual=1)}, epochs=3)
 
 # What the sprint was chosen by: one epoch each, against ten epochs of `conv` on the same images.
 _SPRINT = RECIPES["sprint"]
-SPRINT_TRIALS = {name: recipe.but(name=f"sprint-trial-{i}", trial=True)
-                 for i, (name, recipe) in enumerate({
-                     "`conv`, ten epochs": RECIPES["conv"],
-                     "one epoch, 25,000 images, batches of 64":
-                         _SPRINT.but(images=25_000, batch=64),
-                     "… 36,000 images": _SPRINT.but(images=36_000, batch=64),
-                     "… 36,000 images, batches of 96": _SPRINT.but(images=36_000, batch=96),
-                     "… all images": _SPRINT.but(images=0, batch=64),
-                     "… all images, batches of 128": _SPRINT.but(images=0, batch=128)}.items(), 1)}
+SPRINT_TRIALS = _trials("sprint-trial", {
+    "`conv`, ten epochs": RECIPES["conv"],
+    "one epoch, 25,000 images, batches of 64": _SPRINT.but(images=25_000, batch=64),
+    "… 36,000 images": _SPRINT.but(images=36_000, batch=64),
+    "… 36,000 images, batches of 96": _SPRINT.but(images=36_000, batch=96),
+    "… all images": _SPRINT.but(images=0, batch=64),
+    "… all images, batches of 128": _SPRINT.but(images=0, batch=128)})
 
 # ---- every training that the committed notebook has
 
@@ -167,7 +167,7 @@ class Settings:
             name, value, kind = field.name.upper(), getattr(self, field.name), type(field.default)
             if type(value) is not kind:
                 raise Refused(f"{name} = {value!r} must be of type {kind.__name__}, "
-                                 f"for example {field.default!r}")
+                              f"for example {field.default!r}")
             if kind is int and not 0 <= value < 2 ** 32:
                 raise Refused(f"{name} = {value} must be from 0 to {2 ** 32 - 1}")
             if kind is str and not value.strip():
@@ -213,5 +213,5 @@ def check_settings(namespace: dict) -> Settings:
     for name in given:
         if name not in known:
             raise Refused(f"there is no parameter {name!r}; "
-                             f"the parameters are {', '.join(sorted(known))}")
+                          f"the parameters are {', '.join(sorted(known))}")
     return Settings(**{name.lower(): value for name, value in given.items()})

@@ -74,11 +74,7 @@ def run_identity(recipe: Recipe, train, heldout, seed: int, epochs: int, precisi
             "images": min(recipe.images or len(train), len(train)), "heldout": chosen_on,
             "precision": precision}
     # Batch normalisation takes its statistics from the rows of each process.
-    return made | ({"processes": processes} if processes > 1 and has_batchnorm(recipe) else {})
-
-
-def has_batchnorm(recipe: Recipe) -> bool:
-    return recipe.norm and recipe.network == "conv"
+    return made | ({"processes": processes} if processes > 1 and recipe.batchnorm else {})
 
 
 def run_hash(identity: dict) -> str:
@@ -120,8 +116,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """What the training takes at the pace of its median epoch, its start included."""
-        return self.history[0]["start_seconds"] + self.pace * len(self.history)
+        return seconds_of(self.history)
 
     @property
     def device(self) -> str:
@@ -149,6 +144,11 @@ class Run:
 
 def median_seconds(history: list[dict]) -> float:
     return torch.tensor([h["seconds"] for h in history]).median().item()
+
+
+def seconds_of(history: list[dict]) -> float:
+    """What a training takes at the pace of its median epoch, its start included."""
+    return history[0]["start_seconds"] + median_seconds(history) * len(history)
 
 
 # ---- jobs
@@ -195,13 +195,13 @@ class Job:
         on with, or the one that a new training has here."""
         if self.wanted != "auto":
             return choose_precision(self.wanted, self.where)
-        kept = {p: self.kept(p) for p in ("bf16", "fp32") if self.kept(p)}
+        kept = {p: epochs for p in ("bf16", "fp32") if (epochs := self.epochs_in(p))}
         done = [p for p, history in kept.items()
                 if is_finished(self.recipe, history, self.epochs)]
         begun = [p for p in kept if p == "fp32" or has_bf16(self.where)]
         return (done + begun + [choose_precision("auto", self.where)])[0]
 
-    def kept(self, precision: str) -> list[dict]:
+    def epochs_in(self, precision: str) -> list[dict]:
         """The epochs that are trained in a precision, read without the weights; [] for none."""
         identity = self.identity_in(precision)
         path = run_folder(self.runs, identity) / "state.pt"
@@ -221,7 +221,7 @@ class Job:
 
     @property
     def history(self) -> list[dict]:
-        return self.kept(self.precision)
+        return self.epochs_in(self.precision)
 
     @property
     def finished(self) -> bool:
@@ -259,7 +259,7 @@ def train_to_end(job: Job, progress: Progress) -> None:
                       "multiplies it hundreds of times slower than fp32; set PRECISION = 'fp32'")
     with contextlib.ExitStack() as held:
         from_first(lambda: held.enter_context(only_process(job.folder)))
-        state = from_first(lambda: read(job) or first_state(job))
+        state = from_first(lambda: last_state(job) or first_state(job))
         model, optimizer, history = begin(job, state)
         together, images = wrapped(model), on_device(job.images, job.where)
         say_what_it_took(job, progress)
@@ -269,21 +269,22 @@ def train_to_end(job: Job, progress: Progress) -> None:
                                  epochs=job.epochs, precision=job.precision, tick=progress.tick,
                                  folder=job.folder, together=together)
             record["start_seconds"] = state["start_seconds"]
-            work = partial(keep, job, model, optimizer, images, state, record)
+            work = partial(end_epoch, job, model, optimizer, images, state, record)
             history.append(from_first(work))
             log_epochs(history[-1:], job.epochs, progress)
 
 
 def first_state(job: Job) -> dict:
     """What a training begins from: weights of the seed, or the best linear VAE where it starts."""
-    began, model = time.perf_counter(), fresh(job.recipe, torch.device("cpu"), job.seed)
+    began = time.perf_counter()
+    model = fresh(job.recipe, torch.device("cpu"), job.seed)
     if job.recipe.start != "random":
         start(model, spectrum_of(job.recipe, job.images))
     return {"model": model.state_dict(), "optimizer": None, "history": [], "best": None,
             "start_seconds": time.perf_counter() - began}
 
 
-def read(job: Job) -> dict | None:
+def last_state(job: Job) -> dict | None:
     """The state that the last finished epoch left; None at the start."""
     path = job.folder / "state.pt"
     return read_state(path, job.identity) if path.exists() else None
@@ -303,7 +304,8 @@ def begin(job: Job, state: dict) -> tuple[VAE, torch.optim.Optimizer, list[dict]
     return model, optimizer, state["history"]
 
 
-def keep(job: Job, model: VAE, optimizer, images: Tensor, state: dict, record: dict) -> dict:
+def end_epoch(job: Job, model: VAE, optimizer, images: Tensor, state: dict,
+              record: dict) -> dict:
     """Settles and evaluates an epoch's model, and writes it with all that the next epoch needs;
     the epoch's whole record."""
     began = time.perf_counter()
@@ -315,7 +317,8 @@ def keep(job: Job, model: VAE, optimizer, images: Tensor, state: dict, record: d
             record |= summary(job.recipe, evaluate(model, held.images, seed=job.seed), f"{kind}_")
     check_epoch(model, record, job.folder)
     record["device"] = device_name(job.where)
-    history, weights = [*state["history"], record], model.state_dict()
+    history = [*state["history"], record]
+    weights = model.state_dict()
     if job.recipe.patience and best_epoch(history) is record:
         state["best"] = {name: value.clone() for name, value in weights.items()}
     write_state(job.folder / "state.pt", job.identity, model=weights, history=history,
@@ -328,7 +331,8 @@ def keep(job: Job, model: VAE, optimizer, images: Tensor, state: dict, record: d
 
 def load(job: Job) -> tuple[VAE, list[dict]]:
     """The finished run's model, of its best epoch if it stops early, and its history."""
-    state, model = read_state(job.folder / "state.pt", job.identity), fresh(job.recipe, job.where)
+    state = read_state(job.folder / "state.pt", job.identity)
+    model = fresh(job.recipe, job.where)
     model.load_state_dict(state["best" if job.recipe.patience else "model"])
     return model.eval(), state["history"]
 
@@ -382,7 +386,9 @@ def connected(device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "Connection" not in str(error):
+        # gloo's errors have no type of their own
+        gone = isinstance(error, dist.DistError) or "Connection" in str(error)
+        if processes()[1] == 1 or not gone:
             raise
         raise Ended("another process of this training ended; start all of them again, and they "
                     "go on from the last whole epoch") from error

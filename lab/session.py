@@ -113,12 +113,14 @@ class Lab:
 
     def label_of(self, training: Training) -> str:
         """What a training is called: the recipe, and what differs from its usual run."""
-        recipe = RECIPES[training.name]
-        more = f", {self.settings.epochs_of(recipe, training.epochs)} epochs"
-        longer, half = (training.epochs > recipe.epochs, 0 < training.epochs < recipe.epochs)
-        return (training.name + (", permuted" if training.permuted else "")
-                + (f", seed {training.seed}" if training.seed else "") + (more if longer else "")
-                + (", half" if half and not training.seed else ""))
+        recipe, label = RECIPES[training.name], training.name
+        if training.permuted:
+            label += ", permuted"
+        if training.epochs > recipe.epochs:
+            label += f", {self.settings.epochs_of(recipe, training.epochs)} epochs"
+        if training.seed:
+            return f"{label}, seed {training.seed}"
+        return f"{label}, half" if 0 < training.epochs < recipe.epochs else label
 
     def plan(self) -> Table:
         """Chapter by chapter, which trainings lie in RUNS already, and how long the others take."""

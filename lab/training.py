@@ -236,7 +236,7 @@ def settled(model: VAE, images: Tensor, *, precision: str, seed: int, batch: int
     them is that accident's. A model without batch normalisation is handed back as it is.
     """
     recipe, device = model.recipe, next(model.parameters()).device
-    if recipe.network == "fc" or not recipe.norm:
+    if not recipe.batchnorm:
         return model
     copy = fresh(recipe, device)
     copy.load_state_dict(model.state_dict())

@@ -28,7 +28,7 @@ def planted(eigenvalues):
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     n = len(values)
     return pca.Spectrum(values, torch.eye(n, dtype=torch.float64),
-                             torch.full((n,), 0.5, dtype=torch.float64), values.sum().item())
+                        torch.full((n,), 0.5, dtype=torch.float64), values.sum().item())
 
 
 def striped(n=200, side=4, seed=0):

@@ -29,8 +29,8 @@ def planted(eigenvalues, total=None):
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     n = len(values)
     return linear.Spectrum(values, torch.eye(n, dtype=torch.float64),
-                             torch.full((n,), 0.5, dtype=torch.float64),
-                             total or values.sum().item())
+                           torch.full((n,), 0.5, dtype=torch.float64),
+                           total or values.sum().item())
 
 
 @pytest.fixture

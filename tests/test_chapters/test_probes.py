@@ -27,7 +27,7 @@ def planted(eigenvalues):
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     n = len(values)
     return linear.Spectrum(values, torch.eye(n, dtype=torch.float64),
-                             torch.full((n,), 0.5, dtype=torch.float64), values.sum().item())
+                           torch.full((n,), 0.5, dtype=torch.float64), values.sum().item())
 
 
 # ---- other codes
