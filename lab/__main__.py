@@ -12,12 +12,11 @@ from pathlib import Path
 
 from data import DataError
 from lab.files import Busy, Trouble
-from lab.prose import NotebookError
-from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings
+from lab.notebook import Lab, called
+from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings, Training
 from lab.runs import Job, processes, run_folder, seconds_of
-from lab.session import Lab
 
-FORESEEN = (Trouble, DataError, NotebookError)      # each is one sentence
+FORESEEN = (Trouble, DataError)     # each is one sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(do=do)
         return made
 
-    command("run", lambda args: notebook().run(),
+    command("run", lambda args: publish().run(),
             "execute the notebook quickly, on few images, into runs/quick/")
-    command("full", lambda args: notebook().full(),
+    command("full", lambda args: publish().full(),
             "the real run: execute the notebook in place, fill in its numbers, check it")
     made = command("train", train, "train recipes, or go on with them, without notebook")
     made.add_argument("names", nargs="+", metavar="NAME", choices=RECIPES, help="recipes")
@@ -66,7 +65,6 @@ def parser() -> argparse.ArgumentParser:
             "write the numbers of the last full run into README.md and the notebook's prose")
     command("html", html, "export the notebook to one HTML file")
     command("pdf", pdf, "print that file as a PDF, with an installed browser")
-    command("grade", grade, "show every answer with a number, a figure and the cell to look at")
     return top
 
 
@@ -118,7 +116,7 @@ def train(args: argparse.Namespace) -> None:
     """Trains a list of recipes, from each seed."""
     labs = {seed: lab_of(args, seed) for seed in args.seed}
     for name, seed in args.shard([(name, seed) for name in args.names for seed in args.seed]):
-        train_one(labs[seed].job(name, labs[seed].permuted if args.permuted else None))
+        train_one(labs[seed].job(Training(name, permuted=args.permuted)))
 
 
 def train_one(job: Job) -> None:
@@ -144,7 +142,7 @@ def list_runs(args: argparse.Namespace) -> None:
     """Prints how far every training is that is wanted here, on the data that lie here, and every
     other folder as an orphan."""
     lab, known = lab_of(args, args.seed), set()
-    wanted = [(lab.label_of(training), training.name, partial(lab.job_of, training))
+    wanted = [(called(training), training.name, partial(lab.job, training))
               for training in TRAININGS]
     wanted += [(name, recipe.name, partial(lab.job, recipe))
                for name, recipe in (TRIALS | SPRINT_TRIALS).items()]
@@ -178,46 +176,41 @@ def how_far(job: Job) -> str:
 # ---- the notebook
 
 
-def notebook():
+def publish():
     """What works on the notebook; imported where it is asked for, since a training needs none."""
-    from lab import submission
+    from lab import publish
 
-    return submission
+    return publish
 
 
 def check(args: argparse.Namespace) -> None:
+    files = args.files or [publish().NOTEBOOK]
     if args.refresh:
-        for path in args.files or [None]:
-            notebook().refresh(path)
-    notebook().check(args.files)
+        for path in files:
+            publish().refresh(path)
+    publish().check(files)
 
 
 def clean(args: argparse.Namespace) -> None:
-    for path in args.files or [None]:
-        notebook().clean(path)
+    for path in args.files or [publish().NOTEBOOK]:
+        publish().clean(path)
 
 
 def readme(args: argparse.Namespace) -> None:
-    notebook().readme()
-    notebook().fill()
+    publish().readme()
+    publish().fill(publish().NOTEBOOK)
 
 
 def html(args: argparse.Namespace) -> None:
     from lab.export import export
 
-    print(notebook().relative(export(notebook().NOTEBOOK)))
+    print(publish().relative(export(publish().NOTEBOOK)))
 
 
 def pdf(args: argparse.Namespace) -> None:
     from lab.export import print_pdf
 
-    print(notebook().relative(print_pdf(notebook().NOTEBOOK)))
-
-
-def grade(args: argparse.Namespace) -> None:
-    from lab import grade as screen
-
-    screen.grade()
+    print(publish().relative(print_pdf(publish().NOTEBOOK)))
 
 
 def in_sentences(work: Callable[[], None]) -> int:

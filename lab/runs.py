@@ -89,7 +89,7 @@ def run_folder(runs: str | Path, identity: dict) -> Path:
 # ---- runs
 
 
-@dataclass
+@dataclass(eq=False)        # each is its own key
 class Run:
     """A trained model, how its training went, and where it is kept."""
 
@@ -357,8 +357,8 @@ def committed(job: Job) -> dict | None:
 def say_what_it_took(job: Job, progress: Progress) -> None:
     """One line on how long the committed training took, and on what."""
     if took := committed(job):
-        progress.line(f"the committed run took {took['minutes']:.1f} minutes on {took['images']:,} "
-                      f"images ({took['device']}, {took['precision']})")
+        progress.aside(f"the committed run took {took['minutes']:.1f} minutes on "
+                       f"{took['images']:,} images ({took['device']}, {took['precision']})")
 
 
 # ---- several processes

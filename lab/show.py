@@ -26,22 +26,17 @@ from vae_helpers import as_pixels, tile
 
 
 class Table:
-    """Rows of numbers, names and gaps (None), shown with one format for each column.
+    """Rows of numbers, names and gaps (None), shown with one format for each column."""
 
-    A row may hold more than a page has room for: columns named in `unshown` are not shown.
-    """
-
-    def __init__(self, rows: list[dict], formats: dict[str, str] | None = None, caption: str = "",
-                 unshown: Sequence[str] = ()):
+    def __init__(self, rows: list[dict], formats: dict[str, str] | None = None, caption: str = ""):
         self.rows, self.formats, self.caption = rows, formats or {}, caption
-        self.unshown = unshown
 
     def column(self, name: str) -> list:
         return [row[name] for row in self.rows]
 
     def cells(self) -> list[list[str]]:
         """The heads, then every row, as they are shown."""
-        heads = [head for head in (self.rows[0] if self.rows else ()) if head not in self.unshown]
+        heads = list(self.rows[0]) if self.rows else []
         return [heads] + [[self._cell(row[head], head) for head in heads] for row in self.rows]
 
     def _cell(self, value, head: str) -> str:
@@ -67,7 +62,7 @@ class Table:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
                  for line in cells if line]
-        return "\n".join([self.caption] * bool(self.caption) + lines)
+        return "\n".join(filter(None, [self.caption, *lines]))
 
 
 def is_number(value) -> bool:
@@ -95,17 +90,14 @@ class Findings(Mapping):
     def __init__(self):
         self.kept: dict[str, dict] = {}
 
-    def add(self, name: str, value: float, unit: str = "", run=None, note: str = "") -> float:
-        """Keeps a finite number under a name, and hands it on."""
-        if finite(value) is None:
-            raise ValueError(f"the finding {name} must be a finite number, not {value!r}")
-        self.kept[name] = {"value": finite(value), "unit": unit, "run": getattr(run, "hash", run),
-                           "note": note}
-        return finite(value)
-
     def keep(self, name: str, value, unit: str = "", run=None, note: str = "") -> float | None:
-        """The same where there is a finite number; that number, or None."""
-        return None if finite(value) is None else self.add(name, value, unit, run, note)
+        """Keeps a finite number under a name, and hands it on; None, and nothing is kept, where
+        there is no such number."""
+        value = finite(value)
+        if value is not None:
+            self.kept[name] = {"value": value, "unit": unit, "run": getattr(run, "hash", None),
+                               "note": note}
+        return value
 
     def __getitem__(self, name: str) -> float:
         return self.kept[name]["value"]
@@ -141,32 +133,25 @@ class Figure:
         return self.alt
 
 
-class Gallery:
-    """Keeps figures in a folder, numbered as in the text."""
-
-    def __init__(self, folder: str | Path):
-        self.folder, self.count = Path(folder), 0
-
-    def keep(self, figure, name: str, alt: str, picture: bool = False) -> Figure:
-        """A matplotlib figure drawn, kept and closed; pictures keep all their colours."""
-        for axes in figure.axes:
-            title = axes.get_title(loc="left") or axes.get_title()
-            axes.set_title("")
-            axes.set_title(title, loc="left", fontsize=11, weight="bold")
-        drawn, file = io.BytesIO(), io.BytesIO()
-        figure.savefig(drawn, dpi=figure.dpi, facecolor="white")
-        plt.close(figure)
-        image = Image.open(drawn).convert("RGB")
-        if picture:
-            with room_for(image):
-                image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
-        else:
-            image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-        self.count += 1
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self.count:02d}-{name}.{'jpg' if picture else 'png'}"
-        write_atomically(path, lambda out: out.write(file.getvalue()))
-        return Figure(file.getvalue(), "image/jpeg" if picture else "image/png", alt, image.width)
+def keep_figure(figure, path: Path, alt: str, picture: bool = False) -> Figure:
+    """A matplotlib figure drawn, closed, and kept as `path`.png or, a picture, as `path`.jpg."""
+    for axes in figure.axes:
+        title = axes.get_title(loc="left") or axes.get_title()
+        axes.set_title("")
+        axes.set_title(title, loc="left", fontsize=11, weight="bold")
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=figure.dpi, facecolor="white")
+    plt.close(figure)
+    image = Image.open(drawn).convert("RGB")
+    if picture:
+        with room_for(image):
+            image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
+    else:
+        image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path.with_name(f"{path.name}.{'jpg' if picture else 'png'}"),
+                     lambda out: out.write(file.getvalue()))
+    return Figure(file.getvalue(), "image/jpeg" if picture else "image/png", alt, image.width)
 
 
 @contextlib.contextmanager
@@ -181,7 +166,7 @@ def room_for(image: Image.Image) -> Iterator[None]:
 
 
 def labelled_rows(rows: dict[str, torch.Tensor], title: str, columns: Sequence[str] = (),
-                  *, zoom: int, label: int, blocks: int = 1):
+                  *, zoom: int = 2, label: int = 110, blocks: int = 1):
     """Rows of as many images each, their names at the left and columns' names above, as pixels.
 
     The images of each row stand in `blocks` of as many, with room between them.
@@ -218,7 +203,7 @@ class Source:
         self.texts = [textwrap.dedent(inspect.getsource(o)).rstrip() for o in objects]
 
     def _repr_markdown_(self) -> str:
-        return "\n".join(f"```python\n{text}\n```" for text in self.texts)
+        return "\n\n".join(f"```python\n{text}\n```" for text in self.texts)
 
     def __repr__(self):
         return "\n\n".join(self.texts)
@@ -267,6 +252,13 @@ class Progress:
         if self.log:
             self._live("", end="\r")
             print(text, flush=True)
+
+    def aside(self, text: str) -> None:
+        """A line that stays in a terminal; in Jupyter, what is stored must not depend on it."""
+        if self.handle:
+            self._live(text)
+        else:
+            self.line(text)
 
     def done(self) -> None:
         if self.handle:

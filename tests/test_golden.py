@@ -18,14 +18,14 @@ CONV, NORM = Recipe("conv"), Recipe("fc-norm", network="fc", widths=(512, 256))
 SMALL = Recipe("small", widths=(32, 64, 128), norm=False)
 IMPROVED = SMALL.but(name="improved", activation="silu", start="linear", batch=32,
                      schedule="onecycle", clip=300.0)
-SPRINT = IMPROVED.but(name="sprint", start_images=10_000, images=25_000, batch=64, lr=4e-3,
+SPRINT = IMPROVED.but(name="sprint", start_images=10_000, images=36_000, batch=96, lr=4e-3,
                       rise=0.15, linear_lr=0.01, epochs=1)
 STOPS = SMALL.but(name="p2-conv", lr=5e-4, reconstruction="sse", patience=5, epochs=40)
 GAUSSIAN = SMALL.but(name="sigma-learned", reconstruction="gaussian")
 LARGE = Recipe("celeba128", data="celeba", side=128, widths=(32, 64, 128, 256, 512), norm=False,
                link="tanh", reconstruction="sse", batch=64)
 FOLDERS = {"conv-10-9c91e084": (CONV, 0), "fc-norm-10-9d81e3e8": (NORM, 0),
-           "sprint-1-e20e4a50": (SPRINT, 2), "p2-conv-40-c9f82ed2": (STOPS, 1),
+           "sprint-1-6bd2e327": (SPRINT, 2), "p2-conv-40-c9f82ed2": (STOPS, 1),
            "sigma-learned-10-00eb02da": (GAUSSIAN, 0), "celeba128-10-678d72ef": (LARGE, 0)}
 
 

@@ -1,0 +1,191 @@
+"""The notebook's object: images, trainings by their key, what is worked out once, figures."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import EARLY, TEST, TINY, job
+
+from data import Splits
+from lab import notebook
+from lab.notebook import Lab, called, needs, once
+from lab.recipes import RECIPES, TRAININGS, Settings, Training
+from lab.show import Table
+from vae_helpers import new_figure
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = {"EPOCHS": 1, "TRAIN_LIMIT": 40, "DATA": "standin", "DEVICE": "cpu", "PRECISION": "fp32"}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A notebook's object on drawn images and no trained run; these jobs stand for trainings."""
+    def made(jobs=None, **changes):
+        lab = Lab({**QUICK, "RUNS": str(tmp_path), **changes})
+        if jobs:
+            monkeypatch.setattr(lab, "job", lambda training: jobs[Training(training) if isinstance(
+                training, str) else training])
+        return lab
+    return made
+
+
+# ---- where figures go
+
+
+@pytest.mark.parametrize(("changed", "real", "folder"), [
+    ({}, (True, True), "figures"),                              # a full run on real images
+    ({}, (True, False), "elsewhere/figures"),                   # one set drawn
+    ({}, (False, True), "elsewhere/figures"),
+    ({"epochs": 1}, (True, True), "elsewhere/figures"),         # papermill -p EPOCHS 1
+    ({"celeba_epochs": 3}, (True, True), "elsewhere/figures"),
+    ({"train_limit": 100}, (True, True), "elsewhere/figures"),
+    ({"seed": 5}, (True, True), "elsewhere/figures"),
+    ({"setting": "p1-fc"}, (True, True), "elsewhere/figures"),
+    ({"extensions": True, "data": "real", "device": "cpu", "precision": "fp32"}, (True, True),
+     "figures"),
+    ({"epochs": 1, "figures": "asked/for"}, (True, True), "asked/for")], ids=str)
+def test_only_full_runs_on_real_images_write_to_figures(changed, real, folder, monkeypatch):
+    sets = [Splits(SimpleNamespace(real=each), None, SimpleNamespace(real=each)) for each in real]
+    monkeypatch.setattr(Lab, "cifar", sets[0])
+    monkeypatch.setattr(Lab, "faces", sets[1])
+    settings = {name.upper(): value for name, value in {"runs": "elsewhere", **changed}.items()}
+    assert Lab(settings).folder.as_posix() == folder
+
+
+def test_figures_and_results_lie_in_one_folder(here, tmp_path):
+    lab = here()
+    lab.found.keep("a.number", 1.5, "nats")
+    lab.figure(new_figure()[0], "empty", "Nothing.")
+    assert isinstance(lab.write(), Table)
+    names = sorted(p.name for p in (tmp_path / "figures").iterdir())
+    assert names == ["empty.png", "results.json"]
+    results = json.loads((tmp_path / "figures" / "results.json").read_text())
+    assert results["findings"]["a.number"]["value"] == 1.5 and results["trainings"] == []
+
+
+# ---- images
+
+
+def test_images_are_read_once_and_stop_a_training_where_one_is_stopped(here):
+    lab = here()
+    assert lab.cifar is lab.splits("fc") is lab.cifar
+    assert lab.cifar.heldout is None and len(lab.cifar.train) == 40
+    stopping = lab.splits("p1-fc")
+    assert len(stopping.train) == 32 and len(stopping.heldout) == 8
+    assert lab.faces.train.name == "celeba"
+
+
+def test_permuted_images_are_the_same_pixels_in_another_order(here):
+    lab = here()
+    before, after = lab.cifar.train.images, lab.permuted.train.images
+    assert not torch.equal(before, after)
+    assert torch.equal(before.flatten(2).sort(2).values, after.flatten(2).sort(2).values)
+
+
+def test_banner_says_that_images_are_drawn_and_where_figures_go(here, tmp_path):
+    banner = here().banner()
+    assert "stand-in" in banner.caption and str(tmp_path / "figures") in banner.caption
+    assert [row["images"] for row in banner.rows] == [40, 100, 40, 100]
+
+
+# ---- trainings
+
+
+def test_job_is_that_of_the_parameters(here):
+    lab = here(SEED=3, FC_EPOCHS=2)
+    fc, other = lab.job("fc"), lab.job(Training("celeba128", 2, epochs=5))
+    assert (fc.recipe, fc.epochs, fc.seed, fc.precision) == (RECIPES["fc"], 2, 3, "fp32")
+    assert (other.recipe.name, other.epochs, other.seed) == ("celeba128", 1, 5)
+    assert fc.splits is lab.cifar and lab.job(Training("fc", permuted=True)).splits is lab.permuted
+
+
+def test_every_training_is_another_one(here):
+    lab = here(EPOCHS=2)
+    assert len({lab.job(training).folder for training in TRAININGS}) == len(TRAININGS)
+    assert len({called(training) for training in TRAININGS}) == len(TRAININGS)
+    assert called(Training("conv", 1, 30, True)) == "conv, permuted, 30 epochs, seed 1"
+
+
+def test_optional_training_waits_for_extensions(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "TRAININGS", [Training("tiny"), Training("tiny", 1)])
+    jobs = {Training("tiny"): job(tmp_path), Training("tiny", 1): job(tmp_path, seed=1)}
+    lab = here(jobs)
+    assert not lab.has("tiny") and lab.seeds("tiny") == []
+    extended = here(jobs, EXTENSIONS=True)
+    [run] = extended.seeds("tiny")                      # a shortened run trains one seed
+    assert run.trained_here and len(run.history) == TINY.epochs
+    jobs[Training("tiny", 1)].train()                   # and uses what lies there
+    loaded, other = lab.seeds("tiny")
+    assert not loaded.trained_here and lab.run("tiny") is loaded and other.identity["seed"] == 1
+    assert lab.runs == {Training("tiny"): loaded, Training("tiny", 1): other}
+    assert here(jobs, EXTENSIONS=True, EPOCHS=0, TRAIN_LIMIT=0).has("tiny", 1)
+
+
+def test_epochs_are_shown_whether_trained_now_before_or_quietly(here, tmp_path, capsys):
+    jobs = {Training("tiny"): job(tmp_path)}
+
+    def lines(lab):
+        lab.train("tiny")
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+
+    first, second = lines(here(jobs)), lines(here(jobs))
+    quiet = here(jobs)
+    quiet.run("tiny")
+    assert "epoch" not in capsys.readouterr().out.replace("epochs", "")
+    assert first == second == lines(quiet) and len(first) == TINY.epochs
+
+
+def test_what_is_needed_and_absent_is_named_with_its_minutes(here, tmp_path, monkeypatch):
+    took = [{"recipe": "tiny", "epochs": 4, "minutes": 3.0, "images": 35, "device": "CPU",
+             "precision": "fp32"}]
+    (tmp_path / "results.json").write_text(json.dumps({"trainings": took}))
+    monkeypatch.setattr("lab.runs.RESULTS", tmp_path / "results.json")
+    jobs = {Training("tiny"): job(tmp_path), Training("early", 1): job(tmp_path, EARLY, seed=1)}
+
+    @needs("tiny", Training("early", 1))
+    def shown(lab, n, more=0):
+        return n + more + len(lab.run("tiny").history)
+
+    jobs[Training("early", 1)].train()
+    [row] = shown(here(jobs), 1).rows
+    assert row["not trained here"] == "tiny" and row["minutes of the committed run"] == 3
+    assert shown(here(jobs, EXTENSIONS=True), 1, more=2) == 3 + TINY.epochs
+
+
+def test_what_is_asked_for_twice_is_worked_out_once_for_each_key(here):
+    asked = []
+
+    @once
+    def length(lab, name, times):
+        asked.append(name)
+        return len(name) * times
+
+    one, other = here(), here()
+    assert [length(one, "abc", 2), length(one, "abc", 2), length(one, "d", 2)] == [6, 6, 2]
+    assert length(other, "abc", 2) == 6 and asked == ["abc", "d", "abc"]
+
+
+def test_codes_are_those_of_the_images_that_the_run_is_of(here):
+    lab = here()
+    plain, permuted = lab.run("fc"), lab.run("fc", permuted=True)
+    mu, logvar = lab.codes(permuted)
+    assert lab.codes(permuted)[0] is mu
+    assert torch.equal(mu, notebook.encode_set(permuted.model, lab.permuted.test.images)[0])
+    assert not torch.equal(lab.codes(plain)[0], mu) and len(lab.codes(plain, "train")[0]) == 40
+
+
+def test_trainings_say_what_was_used(here, tmp_path):
+    lab = here({Training("early"): job(tmp_path, EARLY, seed=2, test=TEST)})
+    run = lab.train("early")
+    [kept], [row] = lab.trainings(), lab.log().rows
+    assert kept["training"] == "early" and kept["recipe"] == "early" and kept["seed"] == 2
+    assert kept["run"] == run.hash and kept["chosen"] == run.chosen["epoch"]
+    assert kept["epochs"] == len(run.history) and kept["images"] == 35
+    assert json.loads(json.dumps(kept)) == kept and row["KL"] == run.chosen["kl"]
+
+
+def test_settings_are_checked_at_once():
+    with pytest.raises(ValueError, match="EPOCHS"):
+        Lab({"EPOCHS": -1})
+    assert Lab({}).settings == Settings()
