@@ -15,7 +15,7 @@ from PIL import Image
 
 from lab import export
 from lab.prose import NotebookError
-from lab.submission import NOTEBOOK
+from lab.publish import NOTEBOOK
 
 needs_browser = pytest.mark.skipif(not export.browser() or sys.platform != "linux",
                                    reason="there is no Chrome, Chromium or Edge on Linux here")

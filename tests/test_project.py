@@ -9,9 +9,9 @@ import nbformat
 import pytest
 from packaging.requirements import Requirement
 
-from lab import submission
+from lab import publish
 from lab.__main__ import main
-from lab.submission import NOTEBOOK, README, ROOT
+from lab.publish import NOTEBOOK, README, ROOT
 
 OURS = re.compile(r"[.]|(lab|data|figures|tests)/|MZ_VAE_Assignment.ipynb|vae_helpers.py|README.md|"
                   r"(requirements|constraints).txt|pyproject.toml|Makefile|LICENSE")
@@ -57,14 +57,14 @@ def test_readme_explains_every_command_and_parameter_that_there_is():
     for name in set(re.findall(r"-m lab ([a-z]+)", readme)):
         with pytest.raises(SystemExit, match="^0$"):
             main([name, "--help"])
-    assert all(f"`{name}`" in readme for name in submission.defaults(nbformat.read(NOTEBOOK, 4)))
+    assert all(f"`{name}`" in readme for name in publish.defaults(nbformat.read(NOTEBOOK, 4)))
 
 
 def test_readme_and_figures_show_what_the_notebook_shows():
     readme = README.read_text(encoding="utf-8")
-    assert submission.with_results(readme, submission.read_results()) == readme
+    assert publish.with_results(readme, publish.read_results()) == readme
     assert all((ROOT / name).is_file() for name in re.findall(r"!\[.+?\]\((.+?)\)", readme))
     outputs = [out for cell in nbformat.read(NOTEBOOK, 4).cells for out in cell.get("outputs", [])]
     shown = [base64.b64decode(data) for out in outputs for kind, data in out.get("data", {}).items()
              if kind.startswith("image/")]
-    assert shown == [path.read_bytes() for path in sorted((ROOT / "figures").glob("*.[jp]*g"))]
+    assert sorted(shown) == sorted(p.read_bytes() for p in (ROOT / "figures").glob("*.[jp]*g"))

@@ -1,4 +1,4 @@
-"""The submission's files: the notebook executed, cleaned, checked and filled in, and README.
+"""The notebook as a file, executed, cleaned, checked and filled in, and README.
 
 `python -m lab run`, `full`, `check` and so on call the functions of these names.
 """
@@ -9,7 +9,6 @@ import ast
 import copy
 import json
 import logging
-import os
 import re
 import shutil
 import sys
@@ -22,7 +21,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from lab.files import write_atomically
+from lab.files import Trouble, write_atomically
 from lab.prose import NotebookError, stale_in, with_numbers, with_results
 from lab.recipes import check_settings
 
@@ -32,8 +31,8 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "figures" / "results.json"
 QUICK = ROOT / "runs" / "quick"
 FULL = ROOT / "runs" / "full"
-LARGEST = 8_000_000  # bytes: code-hosting sites stop showing notebooks somewhere above
-LONGEST = 8          # lines of a code cell: what is longer belongs into a module
+LARGEST = 5_000_000  # bytes: code-hosting sites stop showing notebooks somewhere above
+LONGEST = 12         # lines of a code cell: what is longer belongs into a module
 
 
 def relative(path: Path) -> str:
@@ -57,6 +56,12 @@ def write_notebook(path: Path, nb: NotebookNode) -> None:
     """Puts a valid notebook in the place of the one at `path`."""
     nbformat.validate(nb)
     write(path, nbformat.writes(nb) + "\n")
+
+
+def read_results() -> dict[str, Any]:
+    """What the last full run found, trained and ran on; nothing before the first."""
+    empty = {"findings": {}, "trainings": [], "versions": {}}
+    return empty | (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
 
 
 # ---- parameters
@@ -99,43 +104,25 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 # ---- execution
 
-class Heard(logging.Filter):
-    """Of what papermill logs, the notebook's text: no names of objects, nor what a bar shows."""
-
-    def __init__(self, bar: bool) -> None:
-        super().__init__()
-        told = ["Executing"] if bar else []
-        self.unheard = ("<", "Input", "Output", "Working", "Ending Cell", *told)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = record.getMessage().rstrip(), ()
-        return bool(record.msg) and not record.msg.startswith(self.unheard)
-
-
-def execute(source: Path, output: Path, overrides: dict[str, Any] | None = None,
-            cwd: Path | None = None) -> float:
-    """The seconds that the notebook `source` took, executed in `cwd` into `output`.
+def execute(source: Path, output: Path, overrides: dict[str, Any] | None = None) -> float:
+    """The seconds that the notebook `source` took, executed into `output`, its text logged.
 
     Names and values that the notebook would not accept are refused before anything starts.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from nbconvert.filters import strip_ansi
-    from tqdm.contrib.logging import logging_redirect_tqdm
 
     check_settings(settings(read_notebook(source), overrides or {}))
     output.parent.mkdir(parents=True, exist_ok=True)
-    bar = listen("papermill")
+    listen("papermill")
     start = time.perf_counter()
     try:
-        with logging_redirect_tqdm():
-            papermill.execute_notebook(
-                str(source), str(output), overrides or {}, cwd=str(cwd or ROOT),
-                kernel_name="python3", progress_bar=bar, log_output=True,
-                extra_arguments=["--log-level=CRITICAL"])  # of the kernel, not of its cells
+        papermill.execute_notebook(
+            str(source), str(output), overrides or {}, cwd=str(ROOT), kernel_name="python3",
+            progress_bar=False, log_output=True,
+            extra_arguments=["--log-level=CRITICAL"])  # of the kernel, not of its cells
     except papermill.PapermillExecutionError as error:
-        traceback = "\n".join(error.traceback)
-        print(traceback if bar else strip_ansi(traceback), file=sys.stderr)
+        print("\n".join(error.traceback), file=sys.stderr)
         raise NotebookError(f"Cell [{error.exec_count}] failed with {error.ename}: {error.evalue} "
                             f"(up to there: {output})") from error
     except DeadKernelError as error:
@@ -144,15 +131,17 @@ def execute(source: Path, output: Path, overrides: dict[str, Any] | None = None,
     return time.perf_counter() - start
 
 
-def listen(name: str) -> bool:
-    """Whether a terminal is there to draw a bar on; the logger `name` then speaks beside it."""
-    bar = sys.stderr.isatty()
+def listen(name: str) -> None:
+    """Lets papermill say which cell it executes and what that prints, and nothing of objects."""
+    def worth_hearing(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return bool(text.strip()) and not text.startswith(("<", "Input", "Output", "Working",
+                                                           "Ending"))
+
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(name)
     log.setLevel(logging.INFO)
-    log.filters = [Heard(bar)]
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else a starting kernel may warn
-    return bar
+    log.filters = [worth_hearing]
 
 
 def run() -> None:
@@ -180,12 +169,11 @@ def full() -> None:
 REFRESHED = ("parameters", "setup", "nbval-check-output")  # need neither data nor training
 
 
-def refresh(path: Path | None = None) -> None:
+def refresh(path: Path) -> None:
     """Executes the cells tagged `nbval-check-output` anew, after the setup, for their outputs."""
     import nbclient
     from nbclient.exceptions import CellExecutionError
 
-    path = path or NOTEBOOK
     nb = read_notebook(path)
     cells = [cell for cell in nb.cells if not set(REFRESHED).isdisjoint(tags(cell))]
     small = nbformat.v4.new_notebook(cells=copy.deepcopy(cells))
@@ -211,9 +199,8 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HIDDEN = {"source_hidden": True}  # how Jupyter keeps that an input is collapsed
 
 
-def clean(path: Path | None = None) -> None:
+def clean(path: Path) -> None:
     """Leaves cells, outputs and counts: two executions of one notebook give the same file."""
-    path = path or NOTEBOOK
     nb = read_notebook(path)
     if tagged(nb, "injected-parameters"):
         raise NotebookError(f"{path.name} was executed with other parameters than its own: "
@@ -223,16 +210,10 @@ def clean(path: Path | None = None) -> None:
     nb.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"} | language}
     for cell in nb.cells:
         kept = {key: cell.metadata[key] for key in ("tags", "alt") if cell.metadata.get(key)}
-        hide = is_hidden(cell) or "hide-input" in tags(cell)
-        cell.metadata = kept | ({"jupyter": HIDDEN} if hide else {})
+        cell.metadata = kept | ({"jupyter": HIDDEN} if "hide-input" in tags(cell) else {})
         if cell.cell_type == "code":
             cell.outputs = merge_streams(cell.outputs)
     write_notebook(path, nb)
-
-
-def is_hidden(cell: NotebookNode) -> bool:
-    """Whether Jupyter shows the cell's input collapsed."""
-    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
 
 
 def merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
@@ -258,9 +239,8 @@ def is_blank(output: NotebookNode) -> bool:
     return output.output_type == "display_data" and dict(output.data) == {"text/plain": ""}
 
 
-def problems(path: Path | None = None) -> Iterator[str]:
+def problems(path: Path) -> Iterator[str]:
     """What keeps an executed notebook from being committed, a sentence each."""
-    path = path or NOTEBOOK
     nb = read_notebook(path)
     code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
@@ -276,10 +256,9 @@ def problems(path: Path | None = None) -> Iterator[str]:
         yield f"{path.name} has {path.stat().st_size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}"
 
 
-def check(paths: Iterable[Path] = ()) -> None:
+def check(paths: Iterable[Path]) -> None:
     """Refuses notebooks with problems, all of them named."""
-    faults = [f"{path.name}: {fault}" for path in paths or [NOTEBOOK] for fault in problems(path)]
-    if faults:
+    if faults := [f"{path.name}: {fault}" for path in paths for fault in problems(path)]:
         raise NotebookError("\n".join(faults))
 
 
@@ -287,42 +266,35 @@ def parameter_problems(nb: NotebookNode) -> Iterator[str]:
     """Whether the run is one with its own, full parameters."""
     try:
         if not check_settings(defaults(nb)).full:
-            yield "Its parameters are not those of a full run: set epochs and limit to 0"
-    except (NotebookError, ValueError) as error:
+            yield "Its parameters are not those of a full run: set epochs, limit and seed to 0"
+    except Trouble as error:
         yield str(error)
     if tagged(nb, "injected-parameters"):
         yield "Other parameters than the notebook's own were injected"
 
 
 def metadata_problems(nb: NotebookNode) -> Iterator[str]:
-    """Whether times, paths or states of an editor are stored, and what is hidden is tagged so."""
+    """Whether times, paths or states of an editor are stored."""
     surplus = set(nb.metadata) - {"kernelspec", "language_info"}
     for cell in nb.cells:
         surplus |= set(cell.metadata) - {"tags", "alt", "jupyter"}
-        surplus |= set(cell.metadata.get("jupyter", {})) - set(HIDDEN)
-        if is_hidden(cell) != ("hide-input" in tags(cell)):
-            yield (f"The cell {cell.source[:30]!r} must be both tagged `hide-input` and hidden, or "
-                   "neither: clean it, or untag it")
+        hidden = HIDDEN if "hide-input" in tags(cell) else {}
+        if cell.metadata.get("jupyter", {}) != hidden:
+            yield f"The cell {cell.source[:30]!r} is hidden otherwise than its tag says: clean it"
     if surplus or "version" in nb.metadata.get("language_info", {}):
         names = ", ".join(sorted(surplus)) or "version"
         yield f"Metadata that every execution changes are stored ({names}): clean it"
 
 
 def code_problems(cell: NotebookNode) -> Iterator[str]:
-    """Whether a cell computes what a module should, or builds prose around numbers."""
-    if "parameters" in tags(cell):
-        return
-    if (lines := sum(map(bool, map(str.strip, cell.source.split("\n"))))) > LONGEST:
+    """Whether a cell is too long to read beside its picture, or no plain Python."""
+    lines = sum(map(bool, map(str.strip, cell.source.split("\n"))))
+    if lines > LONGEST and {"parameters", "setup"}.isdisjoint(tags(cell)):
         yield f"it has {lines} lines: leave {LONGEST} and move the rest into a chapter"
-    if "display(Markdown(" in cell.source:
-        yield "it displays Markdown: let its last line be an object that shows itself"
     try:
-        nodes = list(ast.walk(ast.parse(cell.source)))
+        ast.parse(cell.source)
     except SyntaxError:
         yield "it is no plain Python"
-    else:
-        if any(isinstance(node, ast.JoinedStr) for node in nodes):
-            yield "it writes numbers into a text: put a mark into the prose, or a row into a table"
 
 
 PATH_OF_A_MACHINE = re.compile(
@@ -347,8 +319,6 @@ def output_problems(output: NotebookNode) -> Iterator[str]:
             yield "it holds a widget, which is dead in a stored notebook"
         if kind.startswith("image/") and not output.metadata.get(kind, {}).get("alt", "").strip():
             yield "its figure has no alt text"
-    if re.search(r"<img(?![^>]*\balt=\"[^\"]+\")", data.get("text/html", "")):
-        yield "its HTML holds an image without alt text"
 
 
 def output_text(output: NotebookNode) -> str:
@@ -361,23 +331,21 @@ def output_text(output: NotebookNode) -> str:
 def banner_problems(nb: NotebookNode) -> Iterator[str]:
     """Whether the cell tagged `data-banner` says that the real sets were used."""
     cells = tagged(nb, "data-banner")
-    if len(cells) != 1:
-        yield (f"{len(cells)} cells are tagged `data-banner`: tag the one that says where the "
-               "images came from")
-        return
-    text = "\n".join(map(output_text, cells[0].get("outputs", []))).lower().replace("-", "")
+    text = "\n".join(output_text(output) for cell in cells for output in cell.get("outputs", []))
+    text = text.lower().replace("-", "")
     if absent := [name for name in ("cifar10", "celeba") if name not in text]:
-        yield f"The data banner does not name {' and '.join(absent)}"
+        yield f"The cell tagged `data-banner` does not name {' and '.join(absent)}"
     if "standin" in text:
         yield "The data banner says that a stand-in was used"
 
 
-# ---- what a full run found
+# ---- numbers in prose
 
-def read_results() -> dict[str, Any]:
-    """What the last full run found, trained and ran on; nothing before the first."""
-    empty = {"findings": {}, "trainings": [], "versions": {}}
-    return empty | (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
+def stale_numbers(nb: NotebookNode, results: dict[str, Any]) -> Iterator[str]:
+    """Which numbers of the notebook's prose differ from the results, a sentence each."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            yield from stale_in(cell.source, results)
 
 
 def filled(nb: NotebookNode, results: dict[str, Any]) -> NotebookNode:
@@ -388,17 +356,9 @@ def filled(nb: NotebookNode, results: dict[str, Any]) -> NotebookNode:
     return nb
 
 
-def fill(path: Path | None = None) -> None:
+def fill(path: Path) -> None:
     """Writes the numbers of the notebook's prose anew."""
-    path = path or NOTEBOOK
     write_notebook(path, filled(read_notebook(path), read_results()))
-
-
-def stale_numbers(nb: NotebookNode, results: dict[str, Any]) -> Iterator[str]:
-    """Which numbers of the notebook's prose differ from the results, a sentence each."""
-    for cell in nb.cells:
-        if cell.cell_type == "markdown":
-            yield from stale_in(cell.source, results)
 
 
 def readme() -> None:
