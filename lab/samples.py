@@ -6,8 +6,6 @@ classifier that is trained here, so that no Fréchet distance on them is to be c
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -15,17 +13,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
+from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 
 from data import ImageSet
 from lab.density import Gaussian, gaussian_fit, symmetric_root
-from lab.files import Damaged, read_state, write_state
+from lab.files import Damaged, digest_of, read_state, write_state
 from lab.linear import mean_and_error, mean_image
 from lab.show import finite
 from lab.training import generator
@@ -39,15 +37,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     As Wang et al. 2004 define it: Gaussian windows of 11 pixels, sigma 1.5, inside the image only.
     """
-    if len(a) > 500:                                        # at a time, for the sake of memory
-        parts = zip(a.split(500), b.split(500), strict=True)
-        return torch.cat([ssim(*part) for part in parts])
-    a, b = as_pixels(a), as_pixels(b)
-    down, across = (_gaussian_rows(side, 1.5, radius=5)[5:-5].to(a) for side in a.shape[2:])
-
     def local_mean(x: Tensor) -> Tensor:  # (N, C, H, W) to (N, C, H - 10, W - 10)
-        return down @ (x @ across.T)
+        return torch.from_numpy(gaussian_filter(x, 1.5, radius=5, axes=(2, 3))[..., 5:-5, 5:-5])
 
+    a, b = as_pixels(a), as_pixels(b)
     mean_a, mean_b = local_mean(a), local_mean(b)
     variances = local_mean(a * a) - mean_a ** 2 + local_mean(b * b) - mean_b ** 2
     covariance = local_mean(a * b) - mean_a * mean_b
@@ -61,28 +54,6 @@ def sharpness(images: Tensor) -> Tensor:
     grey = as_pixels(images).mean(1, keepdim=True)
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).to(grey)
     return F.conv2d(grey, kernel[None, None]).flatten(1).var(1, unbiased=False)
-
-
-def neighbour_correlation(images: Tensor) -> Tensor:
-    """Pearson's correlation of adjacent pixels in each image (N,), nan for a constant one.
-
-    Neighbours across and down count together. Deviations are from each channel's own mean in that
-    image, so that colour adds nothing to it.
-    """
-    def deviations(*parts: Tensor) -> Tensor:
-        pixels = torch.cat([part.flatten(2) for part in parts], 2)          # (N, C, pairs)
-        return (pixels - pixels.mean(2, keepdim=True)).flatten(1)
-
-    x = as_pixels(images)
-    first = deviations(x[..., :-1], x[..., :-1, :])
-    second = deviations(x[..., 1:], x[..., 1:, :])
-    return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
-
-
-def texture(images: Tensor) -> dict[str, float | None]:
-    """Neighbour correlation and sharpness, means over images; None for images without texture."""
-    return {"neighbour correlation": finite(neighbour_correlation(images).mean()),
-            "sharpness, thousandths": finite(1e3 * sharpness(images).mean())}
 
 
 def smoothness(frames: Tensor) -> Tensor:
@@ -126,15 +97,7 @@ def nearest(queries: Tensor, references: Tensor) -> Nearest:
 
 def blur(images: Tensor, width: float) -> Tensor:
     """Images in [0, 1] under a Gaussian blur of this standard deviation in pixels."""
-    x = as_pixels(images)
-    down, across = (_gaussian_rows(side, width).to(x) for side in x.shape[2:])
-    return down @ (x @ across.T)
-
-
-def _gaussian_rows(side: int, width: float, radius: int | None = None) -> Tensor:
-    """The matrix (side, side) whose rows average their surroundings; the border is a mirror."""
-    rows = gaussian_filter1d(np.eye(side), width, axis=0, mode="mirror", radius=radius)
-    return torch.from_numpy(rows)       # products with it take a third of a filter of all images
+    return torch.from_numpy(gaussian_filter(as_pixels(images), width, axes=(2, 3), mode="mirror"))
 
 
 def blurred_to(images: Tensor, asked: float) -> Tensor:
@@ -179,30 +142,28 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def kid(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """The kernel distance of Bińkowski et al. 2018, and its standard error; nan of too few images.
+    """The kernel distance of Bińkowski et al. 2018, and its standard error.
 
     It is the unbiased squared MMD under the kernel (x·y / d + 1)³, of all features at once: 0 on
-    average where both sets come from one distribution. The error is that of the mean over ten
-    disjoint subsets: the whole's where the distributions differ, three times that where not.
+    average where both sets come from one distribution, nan of fewer than four images. The error is
+    that of the mean over ten disjoint subsets: the whole's where the distributions differ, three
+    times that where not.
     """
+    if min(len(a), len(b)) < 4:
+        return math.nan, math.nan
     a, b = a.double(), b.double()
     parts = min(10, len(a) // 2, len(b) // 2)               # a subset needs two images
-    if parts < 2:
-        return _mmd(a, b), math.nan
     pairs = zip(a.tensor_split(parts), b.tensor_split(parts), strict=True)
     return _mmd(a, b), mean_and_error(torch.tensor([_mmd(*pair) for pair in pairs]))[1]
 
 
 def _mmd(a: Tensor, b: Tensor) -> float:
     """The unbiased squared MMD of two sets: no image is compared with itself."""
-    def kernel(p: Tensor, q: Tensor) -> Tensor:     # sklearn's takes four times as long
-        return (p @ q.T / p.shape[1] + 1) ** 3
+    def within(points: Tensor) -> float:
+        pairs, n = polynomial_kernel(points), len(points)   # scikit-learn's defaults are KID's
+        return (pairs.sum() - pairs.trace()) / (n * (n - 1))
 
-    def within(t: Tensor) -> Tensor:
-        pairs = kernel(t, t)
-        return (pairs.sum() - pairs.trace()) / (len(t) * (len(t) - 1))      # 0 / 0 of one image
-
-    return (within(a) + within(b) - 2 * kernel(a, b).mean()).item()
+    return float(within(a) + within(b) - 2 * polynomial_kernel(a, b).mean())
 
 
 def directions(features: Tensor) -> Tensor:
@@ -260,7 +221,7 @@ def only_their_mean(images: Tensor) -> Tensor:
     return as_pixels(images).mean(0, keepdim=True).expand(images.shape)
 
 
-BLURS, NOISES = (0.5, 0.7, 1, 1.5, 2, 3), (0.05, 0.1, 0.2)     # pixels; in [0, 1]
+BLURS, NOISES = (0.5, 0.7, 1, 1.5, 2, 3), (0.05, 0.1, 0.2)     # in pixels; in [0, 1]
 # What a blur of less than half a pixel changes is within the error of 2,000 images.
 GRID = (0.5, 0.6, 0.7, 0.85, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 LADDER: dict[str, Callable[[Tensor], Tensor]] = {
@@ -297,19 +258,25 @@ def verdicts(values: Mapping[str, float | None], far: int = 1) -> dict[str, bool
     return dict(zip(RULES, passed, strict=True))
 
 
-def blur_at(values: list[float | None], value: float | None, far: int = 1,
-            ) -> tuple[float | None, str]:
+def blur_at(values: list[float | None], value: float | None) -> tuple[float | None, str]:
     """The least width at which a measure, whose values at GRID are given, comes up to this value.
 
-    Beyond the ends None, and which end: "< 0.5"; None and "" where there is no number. `far` is
-    -1 for a measure that falls where images get worse.
+    Beyond the ends None, and which end: "< 0.5"; None and "" where there is no number.
     """
     if value is None or None in values:
         return None, ""
-    if far * value < far * values[0]:
+    if value < values[0]:
         return None, f"< {GRID[0]:g}"
     widths = PchipInterpolator(GRID, values).solve(value, extrapolate=False)
     return (float(widths[0]), "") if len(widths) else (None, f"> {GRID[-1]:g}")
+
+
+def equivalent_blur(values: list[float | None], value: float | None, error: float | None) -> dict:
+    """That width as `blur`, its standard error from the value's, and `blur_end`."""
+    width, end = blur_at(values, value)
+    around = [blur_at(values, value + off)[0] for off in (-error, error)] if error else [None]
+    error = None if None in around else (around[1] - around[0]) / 2
+    return {"blur": width, "blur_end": end, "blur_error": error}
 
 
 def blur_shown(found: dict) -> float | str | None:
@@ -347,11 +314,14 @@ def train_feature_net(net: FeatureNet, images: Tensor, labels: Tensor, epochs: i
         loss_of, labels = F.binary_cross_entropy_with_logits, labels.float()
     steps = math.ceil(len(images) / 256)
     optimizer = torch.optim.AdamW(net.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * steps, pct_start=0.2,
-                                                   anneal_strategy="linear", cycle_momentum=False)
+    # It rises for 0.3 of the steps; for a fifth of them, five steps would make it divide by 0.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 3e-3, epochs * steps, anneal_strategy="linear", cycle_momentum=False)
     draw = torch.Generator().manual_seed(seed)
-    for epoch in range(1, epochs + 1):
-        for step, index in enumerate(torch.randperm(len(images), generator=draw).split(256), 1):
+    for epoch in range(epochs):
+        if progress:
+            progress(epoch, epochs, "epochs of the classifier")
+        for index in torch.randperm(len(images), generator=draw).split(256):
             x = as_pixels(images[index], device, torch.channels_last)
             mirrored = torch.rand(len(x), 1, 1, 1, generator=draw) < 0.5
             logits = net(torch.where(mirrored.to(device), x.flip(3), x))
@@ -359,8 +329,6 @@ def train_feature_net(net: FeatureNet, images: Tensor, labels: Tensor, epochs: i
             loss_of(logits, labels[index].to(device)).backward()
             optimizer.step()
             schedule.step()
-            if progress and (step % 20 == 0 or step == steps):
-                progress(step, steps, f"batches of epoch {epoch} of {epochs}")
 
 
 @torch.no_grad()
@@ -384,23 +352,25 @@ def feature_net(train: ImageSet, folder: str | os.PathLike, epochs: int, seed: i
     """The classifier of a set's labels, from `folder` if it was trained there before.
 
     The same seed, device and number of threads give the same weights, and the global random state
-    is left as it was. Where its file is damaged or another's, `progress` says so.
+    is left as it was; with epochs=0 it stays untrained. Where its file is damaged or another's,
+    `progress` says so.
     """
     images, labels = train.images, train.labels
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         outputs = labels.shape[1] if labels.dtype == torch.bool else int(labels.max()) + 1
         net = FeatureNet(images.shape[-1], outputs).to(device, memory_format=torch.channels_last)
+    if epochs == 0:
+        return net.eval()
     identity = {"feature net": 1, "data": train.fingerprint, "epochs": epochs, "seed": seed}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    path = Path(folder) / f"features-{digest[:16]}.pt"
+    path = Path(folder) / f"features-{digest_of(identity)[:16]}.pt"
     try:
         if path.exists():
             net.load_state_dict(read_state(path, identity)["model"])
             return net.eval()
     except (Damaged, OSError):
         if progress:
-            progress(0, epochs, f"{path} is damaged or another's; epochs of training it anew")
+            progress(0, epochs, f"{path} is damaged or another's and made anew; epochs")
     train_feature_net(net, images, labels, epochs, seed, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_state(path, identity, model=net.state_dict())
@@ -410,8 +380,8 @@ def feature_net(train: ImageSet, folder: str | os.PathLike, epochs: int, seed: i
 # ---- the judge
 
 COMPARED = 2_000        # images on either side of all measures but the Fréchet distance
-FARTHER = {"distance": 1, "kid": 1, "kid_raw": 1, "recall": -1, "coverage": -1, "precision": -1,
-           "density": -1, "sharpness": -1}      # -1: it should fall where images get worse
+FARTHER = {"distance": 1, "kid": 1, "recall": -1, "coverage": -1, "precision": -1, "density": -1,
+           "sharpness": -1}     # -1: it should fall where images get worse
 
 
 class Judge:
@@ -420,8 +390,7 @@ class Judge:
     All but the Fréchet distance compare up to 2,000 images with as many of the second half of the
     test images; the first half is what the ladder disturbs. The classifier has seen neither.
     `floor` is the Fréchet distance of the two halves, about twice that of as many new real images
-    as there are test images. KID is of features at one length: at their own lengths (`kid_raw`) its
-    cube is ruled by the longest, and it hardly tells blurs above 2 pixels apart.
+    as there are test images. KID is of features at one length, as its cube is ruled by the longest.
     """
 
     def __init__(self, name: str, train: ImageSet, test: ImageSet, *, runs: str | os.PathLike,
@@ -437,37 +406,37 @@ class Judge:
         self.mean = mean_image(train.images).float().view(1, *train.images.shape[1:])
         self.floor = frechet_distance(gaussian_fit(described[:half]), self.half)
 
+    def distance(self, images: Tensor) -> float:
+        """The Fréchet distance of these images from all test images."""
+        return frechet_distance(gaussian_fit(features(self.net, images)), self.test)
+
     def measure(self, images: Tensor) -> dict[str, float | str | None]:
         """All measures of these images, None where one is not a finite number.
 
-        Beside those of FARTHER: `blur`, the blur of real images, in pixels, at which the KID is the
-        same, with `blur_error`, or `blur_end` ("< 0.5") where that is beyond the ladder; and the
-        blur at which the distance (`blur_fd`) and the sharpness (`blur_sharpness`) are the same.
+        Beside those of FARTHER: `kid_error`, its standard error; `blur`, the blur of real images,
+        in pixels, at which the KID is the same; `blur_error`; and `blur_end` ("< 0.5") where that
+        blur is beyond the ladder.
         """
-        return self._read(self._measure(images, self.test))
+        return self._with_blur(self._measure(images, self.test))
 
     @cached_property
     def ends(self) -> dict[str, dict]:
         """The measures of a half of the test images ("real"), and of the training mean ("mean")."""
         mean = self.mean.expand_as(self.some)
-        return {"real": self._read(self._measure(self.first, self.half)),
-                "mean": self._read(self._measure(mean, self.test))}
+        return {"real": self._with_blur(self._measure(self.first, self.half)),
+                "mean": self._with_blur(self._measure(mean, self.test))}
 
     @cached_property
     def ladder(self) -> dict[str, dict]:
-        """The measures of test images under every disturbance."""
-        return {name: self._read(self._rungs[name]) for name in LADDER}
-
-    def blur_curve(self, key: str = "kid") -> tuple[list[float], list[float | None]]:
-        """Widths of blur in pixels, and a measure of test images blurred by them."""
-        return list(GRID), [self._rungs[f"blur {width:g}"][key] for width in GRID]
-
-    @cached_property
-    def _rungs(self) -> dict[str, dict]:
-        """What is measured of test images under every disturbance, and under every blur of GRID."""
+        """The measures of test images under every disturbance, and under every blur of GRID."""
         blurs = {f"blur {width:g}": partial(blur, width=width) for width in GRID}
         return {name: self._measure(disturb(self.some), self.half)
                 for name, disturb in (LADDER | blurs).items()}
+
+    @cached_property
+    def blur_curve(self) -> list[float | None]:
+        """KID of test images at every blur of GRID."""
+        return [self.ladder[f"blur {width:g}"]["kid"] for width in GRID]
 
     def _measure(self, images: Tensor, known: Gaussian) -> dict[str, float | None]:
         """What needs no ladder, of images; `known` is what their Fréchet distance is from."""
@@ -476,20 +445,10 @@ class Judge:
         made, real = described[:n], self.reference[:n]
         value, error = kid(directions(real), directions(made))
         found = {"distance": frechet_distance(gaussian_fit(described), known),
-                 "kid": value, "kid_error": error, "kid_raw": kid(real, made)[0],
-                 **recall_and_coverage(real, made),
+                 "kid": value, "kid_error": error, **recall_and_coverage(real, made),
                  "sharpness": sharpness(images[:n]).mean().item()}
         return {key: finite(number) for key, number in found.items()}
 
-    def _read(self, found: dict) -> dict:
-        """The same, and three readings of the blur that comes to as much."""
-        def at(key: str, more: float = 0.0) -> tuple[float | None, str]:
-            value = None if found[key] is None else found[key] + more
-            return blur_at(self.blur_curve(key)[1], value, FARTHER[key])
-
-        (blurred, end), off = at("kid"), found["kid_error"] or 0.0
-        low, high = at("kid", -off)[0], at("kid", off)[0]
-        known = None not in (low, high) and off > 0
-        return found | {"blur": blurred, "blur_end": end, "blur_fd": at("distance")[0],
-                        "blur_error": (high - low) / 2 if known else None,
-                        "blur_sharpness": at("sharpness")[0]}
+    def _with_blur(self, found: dict) -> dict:
+        """The same, and the blur of real images that comes to as much."""
+        return found | equivalent_blur(self.blur_curve, found["kid"], found["kid_error"])

@@ -58,8 +58,6 @@ def test_ssim_is_its_definition_and_one_for_equal_images():
     expected = [np.mean([ssim_by_windows(*planes) for planes in zip(p, q, strict=True)])
                 for p, q in zip(a.double().numpy() / 255, b.numpy(), strict=True)]
     np.testing.assert_allclose(samples.ssim(a.double() / 255, b), expected, rtol=1e-9)
-    many = samples.ssim(*(t.repeat(200, 1, 1, 1) for t in (a, b.float())))
-    np.testing.assert_allclose(many, np.tile(expected, 200), atol=1e-5)
     torch.testing.assert_close(samples.ssim(a, a), torch.ones(3))
 
 
@@ -70,23 +68,6 @@ def test_sharpness_is_the_variance_of_scipys_laplacian_and_0_for_ramps():
     np.testing.assert_allclose(sharpness(images), expected, rtol=1e-5)
     ramp = torch.linspace(0, 1, 16, dtype=torch.float64).expand(1, 3, 16, 16)
     assert sharpness(ramp).item() < 1e-12 and sharpness(ramp.mT).item() < 1e-12
-
-
-def test_neighbour_correlation_is_numpys_and_blind_to_colour_and_contrast():
-    x = torch.rand(3, 1, 9, 12, generator=generator(), dtype=torch.float64)
-    expected = [np.corrcoef(np.append(p[:, :-1], p[:-1]), np.append(p[:, 1:], p[1:]))[0, 1]
-                for p in x[:, 0].numpy()]
-    np.testing.assert_allclose(samples.neighbour_correlation(x), expected, rtol=1e-9)
-    tinted = 0.5 * x.expand(3, 3, 9, 12) + torch.tensor([0.0, 0.2, 0.5])[:, None, None]
-    np.testing.assert_allclose(samples.neighbour_correlation(tinted), expected, rtol=1e-9)
-
-
-def test_texture_is_a_mean_over_images_and_none_without_any():
-    images = random_bytes(5, 3, 8, 8)
-    assert samples.texture(images) == pytest.approx({
-        "neighbour correlation": samples.neighbour_correlation(images).mean().item(),
-        "sharpness, thousandths": 1e3 * sharpness(images).mean().item()})
-    assert samples.texture(torch.ones(2, 3, 8, 8))["neighbour correlation"] is None
 
 
 def test_smoothness_and_evenness_of_a_cross_fade_and_of_one_jump():
@@ -113,12 +94,16 @@ def test_nearest_is_scikit_learns_and_a_copy_is_at_exactly_0():
 # ---- blur and frequencies
 
 
-@pytest.mark.parametrize("width", [0.1, 0.4, 1, 2.5, 8])
-def test_blur_is_scipys_filter_and_keeps_the_mean_of_what_lies_inside(width):
-    images = random_bytes(2, 3, 16, 20)
-    expected = ndimage.gaussian_filter(images.double().numpy() / 255, (0, 0, width, width),
-                                       mode="mirror")
-    np.testing.assert_allclose(blur(images, width), expected, atol=1e-6)
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_blurred_point_has_that_standard_deviation_and_a_flat_image_stays(width):
+    point = torch.zeros(1, 3, 33, 25)
+    point[..., 16, 12] = 1
+    spot = blur(point, width)[0, 1].double()
+    for axis, centre in ((0, 16), (1, 12)):
+        off = torch.arange(len(spot.sum(1 - axis))) - centre
+        assert (spot.sum(1 - axis) * off ** 2).sum().item() == pytest.approx(width ** 2, rel=0.01)
+    torch.testing.assert_close(blur(torch.full((1, 3, 8, 8), 0.3), width)[0, 0, 0, 0],
+                               torch.tensor(0.3))
 
 
 def test_images_are_blurred_to_the_sharpness_asked_for():
@@ -150,13 +135,6 @@ def test_a_wave_has_its_power_at_its_frequency(steps):
 # ---- distances of sets
 
 
-def test_frechet_distance_of_diagonal_gaussians_is_its_closed_form():
-    mean_a, mean_b, sd_a, sd_b = normal(4, 6).abs()
-    a, b = (Gaussian(m, s.square().diag()) for m, s in ((mean_a, sd_a), (mean_b, sd_b)))
-    expected = ((mean_a - mean_b).square() + (sd_a - sd_b).square()).sum().item()
-    assert samples.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
-
-
 def test_frechet_distance_is_that_of_scipys_matrix_root():
     a, b = gaussian_fit(normal(300, 8)), gaussian_fit(0.2 + normal(90, 8, seed=1) @ normal(8, 8))
     root = linalg.sqrtm((a.covariance @ b.covariance).numpy()).real
@@ -177,17 +155,16 @@ def test_kid_is_the_sum_over_pairs_of_different_images():
 
 
 def test_the_error_of_kid_is_its_spread_where_sets_differ_and_three_times_that_where_not():
-    for shift, low, high in ((1, 0.8, 1.2), (0, 2, 5)):
+    for shift, low, high in ((1, 0.75, 1.25), (0, 2, 5)):
         found = np.array([samples.kid(normal(100, 3, seed=2 * i),
-                                      normal(100, 3, seed=2 * i + 1) + shift) for i in range(100)])
+                                      normal(100, 3, seed=2 * i + 1) + shift) for i in range(60)])
         assert low < found[:, 1].mean() / found[:, 0].std() < high
 
 
 def test_kid_of_too_few_images_is_not_a_number():
-    many, found = normal(50, 4), [samples.kid(normal(n, 4), normal(50, 4)) for n in (1, 3, 4)]
-    known = [[math.isfinite(number) for number in pair] for pair in found]
-    assert known == [[False, False], [True, False], [True, True]]
-    assert math.isnan(samples.kid(many, normal(3, 4))[1])
+    for few, many in ((3, 50), (50, 3)):
+        assert all(map(math.isnan, samples.kid(normal(few, 4), normal(many, 4))))
+    assert all(map(math.isfinite, samples.kid(normal(4, 4), normal(50, 4, seed=1))))
 
 
 def test_directions_have_products_that_are_cosines():
@@ -211,33 +188,24 @@ def test_recall_and_coverage_are_their_definitions_pair_by_pair():
     assert samples.recall_and_coverage(real, made, k) == pytest.approx(expected)
 
 
-def test_equal_sets_are_wholly_recalled_and_a_missing_cluster_halves_recall():
-    real = torch.cat([normal(200, 3), normal(200, 3, seed=1) + 50])
-    same = samples.recall_and_coverage(real, real.clone())
-    assert same == pytest.approx({"precision": 1, "recall": 1, "coverage": 1, "density": 6 / 5})
-    found = samples.recall_and_coverage(real, normal(200, 3, seed=5))
-    assert found["precision"] > 0.9
-    assert 0.45 < found["recall"] <= 0.5 and 0.45 < found["coverage"] <= 0.5
-
-
 def test_no_more_images_than_neighbours_have_no_recall():
-    sizes = {(5, 40): False, (40, 5): False, (6, 40): True, (40, 6): True}
-    for (n, m), known in sizes.items():
+    for n, m in ((5, 40), (40, 5)):
         found = samples.recall_and_coverage(normal(n, 3), normal(m, 3, seed=1))
-        assert all(math.isfinite(value) == known for value in found.values())
+        assert all(map(math.isnan, found.values()))
 
 
 # ---- the ladder
 
 
-@pytest.mark.parametrize("name", LADDER)
-def test_every_rung_is_the_same_each_time_and_leaves_the_originals_alone(name):
+def test_every_rung_is_the_same_each_time_and_leaves_the_originals_alone():
     images = random_bytes(6, 3, 8, 8)
-    before, disturbed = images.clone(), LADDER[name](images)
-    assert disturbed.shape == images.shape and disturbed.dtype == torch.float32
-    assert disturbed.min() >= 0 and disturbed.max() <= 1 + 1e-6
-    assert torch.equal(disturbed, LADDER[name](images)) and torch.equal(images, before)
-    assert torch.equal(disturbed, images / 255) == (name == "nothing")
+    before = images.clone()
+    for name, disturb in LADDER.items():
+        disturbed = disturb(images)
+        assert disturbed.shape == images.shape and disturbed.dtype == torch.float32
+        assert disturbed.min() >= 0 and disturbed.max() <= 1 + 1e-6
+        assert torch.equal(disturbed, disturb(images)) and torch.equal(images, before)
+        assert torch.equal(disturbed, images / 255) == (name == "nothing")
 
 
 def test_disturbances_do_what_they_are_called():
@@ -257,25 +225,14 @@ def test_disturbances_do_what_they_are_called():
 WIDTH = {"nothing": 0.0, **{f"blur {width:g}": float(width) for width in BLURS},
          "noise 0.05": 0.6, "noise 0.1": 1.3, "noise 0.2": 5.0, "contrast 0.5": 0.9,
          "contrast 2": 0.6, "permuted": 12.0, "mean image": 32.0}
-WRONG = {"real images are nearest": {"contrast 2": -1.0},
-         "rises with blur": {"blur 1.5": 2.5},
-         "rises with noise": {"noise 0.2": 0.1},
-         "permuted pixels behind blur 1": {"permuted": 0.9},
-         "mean image behind every blur": {"mean image": 2.9}}
-
-
 def test_a_measure_that_is_the_width_of_a_blur_passes_every_rule():
     assert verdicts(WIDTH) == dict.fromkeys(RULES, True)
     assert verdicts({name: -value for name, value in WIDTH.items()}, far=-1) == verdicts(WIDTH)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_measure_with_one_thing_wrong_fails_that_rule_alone(rule):
-    assert [r for r, passed in verdicts(WIDTH | WRONG[rule]).items() if not passed] == [rule]
-
-
 @pytest.mark.parametrize(("rule", "changed", "passes"), [   # a hundredth of the range is 0.32
     ("real images are nearest", {"contrast 2": -0.3}, True),
+    ("real images are nearest", {"contrast 2": -0.4}, False),
     ("rises with blur", {"blur 0.7": 0.3}, True), ("rises with blur", {"blur 0.7": 0.1}, False),
     ("rises with noise", {"noise 0.2": 1.25, "noise 0.1": 1.3}, True),
     ("rises with noise", {"noise 0.05": 0.0, "noise 0.1": 0.1, "noise 0.2": 0.3}, False),
@@ -283,32 +240,36 @@ def test_a_measure_with_one_thing_wrong_fails_that_rule_alone(rule):
     ("permuted pixels behind blur 1", {"permuted": 1.4}, True),
     ("mean image behind every blur", {"mean image": 12.0, "blur 3": 11.9}, False)])
 def test_less_than_a_hundredth_of_the_range_is_no_difference(rule, changed, passes):
-    assert verdicts(WIDTH | changed)[rule] == passes
+    assert verdicts(WIDTH | changed) == dict.fromkeys(RULES, True) | {rule: passes}
 
 
 def test_without_numbers_or_differences_nothing_is_said():
-    for values in (WIDTH | {"permuted": None}, dict.fromkeys(WIDTH, 0.0)):
-        assert verdicts(values) == dict.fromkeys(RULES)
+    assert verdicts(WIDTH | {"permuted": None}) == verdicts(dict.fromkeys(WIDTH, 0.0))
+    assert verdicts(dict.fromkeys(WIDTH, 0.0)) == dict.fromkeys(RULES)
 
 
-@pytest.mark.parametrize("far", [1, -1])
-def test_a_width_is_read_off_a_curve_and_beyond_it_the_end(far):
+def test_a_width_is_read_off_a_curve_and_beyond_it_the_end():
     def curve(width):
-        return far * (width ** 1.5 / (1 + width) - 1)           # it passes through 0
+        return width ** 1.5 / (1 + width) - 1                   # it passes through 0
 
     values = [curve(width) for width in GRID]
     for width in (0.5, 0.55, 1.1, 2.2, 7.0):
-        found, end = blur_at(values, curve(width), far)
+        found, end = blur_at(values, curve(width))
         assert found == pytest.approx(width, rel=0.003) and end == ""
-    assert blur_at(values, curve(0.49), far) == (None, "< 0.5")
-    assert blur_at(values, curve(8.1), far) == (None, "> 8")
-
-
-def test_readings_rise_where_the_curve_does_not_and_are_none_without_numbers():
-    values = [0.0, 2.0, 1.0, *(float(width) for width in GRID[3:])]
-    read = [blur_at(values, value / 10)[0] for value in range(80)]
-    assert read == sorted(read) and read[20] == 0.6
+    assert blur_at(values, curve(0.49)) == (None, "< 0.5")
+    assert blur_at(values, curve(8.1)) == (None, "> 8")
     assert blur_at([None, *values[1:]], 1.5) == blur_at(values, None) == (None, "")
+
+
+def test_the_error_of_a_blur_is_that_of_its_value_and_a_value_of_0_is_one():
+    values = [width - 2 for width in GRID]
+    found = samples.equivalent_blur(values, 0.0, 0.5)
+    assert (found["blur"], found["blur_error"]) == pytest.approx((2, 0.5))
+    assert samples.blur_shown(found) == found["blur"] and found["blur_end"] == ""
+    assert samples.equivalent_blur(values, 0.0, None)["blur_error"] is None
+    for value, error, end in ((-1.6, 0.5, "< 0.5"), (6.1, 0.5, "> 8"), (None, None, None)):
+        beyond = samples.equivalent_blur(values, value, error)
+        assert samples.blur_shown(beyond) == end and beyond["blur_error"] is None
 
 
 # ---- the classifier
@@ -353,19 +314,11 @@ def test_the_classifier_learns_planted_labels(tmp_path, labels_of):
     assert samples.accuracy(net, images[300:], wrong[300:]) < 0.05
 
 
-def test_features_of_an_image_depend_on_nothing_else_in_the_batch(tmp_path):
-    net, (images, _) = net_of(tmp_path), stripes(510, seed=1)
-    together = samples.features(net, images)
-    for alone in (images[499:502], images[499:502] / 255):
-        torch.testing.assert_close(samples.features(net, alone), together[499:502],
-                                   atol=1e-5, rtol=1e-4)
-
-
 def test_the_seed_decides_the_classifier_which_is_trained_once_and_kept(tmp_path, monkeypatch):
     before, said = torch.manual_seed(7).get_state(), []
     first = net_of(tmp_path / "nets", progress=lambda *what: said.append(what))
     assert torch.equal(torch.random.get_rng_state(), before) and not first.training
-    assert said == [(1, 1, "batches of epoch 1 of 1")]
+    assert said == [(0, 1, "epochs of the classifier")]
     assert same(first, net_of(tmp_path / "again")) and not same(first, net_of(tmp_path, seed=1))
     monkeypatch.delattr(samples, "train_feature_net")
     kept = net_of(tmp_path / "nets", progress=lambda *what: said.append(what))
@@ -400,7 +353,12 @@ def test_other_images_labels_epochs_and_seeds_have_files_of_their_own(tmp_path, 
     for change in ({}, {}, {"epochs": 2}, {"seed": 1}, *({"train": other} for other in flipped)):
         net_of(tmp_path, **change)
     assert len(list(tmp_path.iterdir())) == 5
-    assert not same(net_of(tmp_path), net_of(tmp_path, seed=1))     # already before a training
+
+
+def test_without_epochs_it_is_the_seeds_untrained_network_and_no_file(tmp_path):
+    first = net_of(tmp_path, epochs=0)
+    assert same(first, net_of(tmp_path, epochs=0)) and not first.training
+    assert not same(first, net_of(tmp_path, epochs=0, seed=1)) and not list(tmp_path.iterdir())
 
 
 # ---- the judge
@@ -427,10 +385,10 @@ def test_what_is_measured_is_what_the_measures_give(judge, test_set):
         real, made = described[200:][:compared], made[:compared]
         value, error = samples.kid(samples.directions(real), samples.directions(made))
         expected = {"distance": distance, "kid": value, "kid_error": error,
-                    "kid_raw": samples.kid(real, made)[0],
                     "sharpness": sharpness(images[:compared]).mean().item(),
                     **samples.recall_and_coverage(real, made)}
         assert {name: found[name] for name in expected} == pytest.approx(expected, 1e-4, 1e-4)
+        assert judge.distance(images) == found["distance"]
     assert judge.accuracy > 0.9 and judge.name == "FD-test"
 
 
@@ -452,45 +410,16 @@ def test_the_ladder_disturbs_one_half_and_compares_it_with_the_other(judge, test
     halves = samples.features(judge.net, test_set.images).split(200)
     assert torch.equal(judge.some, test_set.images[:200])
     torch.testing.assert_close(judge.reference, halves[1])
-    assert list(judge.ladder) == list(LADDER)
+    assert set(LADDER) < set(judge.ladder)
     half = samples.features(judge.net, samples.permuted(test_set.images[:200]))
     expected = samples.frechet_distance(*map(gaussian_fit, (half, halves[1])))
     assert judge.ladder["permuted"]["distance"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_more_blur_is_never_judged_better(judge):
-    for key in ("kid", "distance"):
-        widths, values = judge.blur_curve(key)
-        assert widths == list(GRID) and values[0] < values[-1]
-        rungs = {name: found[key] for name, found in judge.ladder.items()}
-        passed = verdicts(rungs)
-        assert passed["rises with blur"] and passed["real images are nearest"]
-
-
 def test_a_planted_blur_is_read_back_even_of_other_images(judge):
     other = stripes(200, seed=3)[0]
     for width in (0.6, 0.8, 1.0):
-        found = judge.measure(blur(other, width))
-        assert found["blur"] == pytest.approx(width, rel=0.1)
-        assert found["blur_sharpness"] == pytest.approx(width, rel=0.05)
-        assert samples.blur_shown(found) == found["blur"] and found["blur_end"] == ""
-    rung = judge.ladder["blur 1"]
-    assert (rung["blur"], rung["blur_fd"], rung["blur_sharpness"]) == pytest.approx((1, 1, 1))
-
-
-def test_a_kid_of_0_is_a_number_and_its_error_that_of_the_blur():
-    blank = samples.Judge.__new__(samples.Judge)
-    blank._rungs = {f"blur {width:g}": {"kid": width - 2, "distance": width, "sharpness": -width}
-                    for width in GRID}
-    measured = {"kid": 0.0, "kid_error": 0.5, "distance": 0.0, "sharpness": -3}
-    found = blank._read(measured)
-    assert (found["blur"], found["blur_error"]) == pytest.approx((2, 0.5))
-    assert (found["blur_fd"], found["blur_sharpness"]) == (None, pytest.approx(3))
-    assert blank._read(measured | {"kid_error": None})["blur_error"] is None
-    assert samples.blur_shown(found) == found["blur"]
-    for kid, end in ((-1.6, "< 0.5"), (6.1, "> 8"), (None, None)):
-        beyond = blank._read(measured | {"kid": kid})
-        assert samples.blur_shown(beyond) == end and beyond["blur_error"] is None
+        assert judge.measure(blur(other, width))["blur"] == pytest.approx(width, rel=0.1)
 
 
 def test_what_cannot_be_measured_is_none(judge, test_set):
