@@ -408,73 +408,84 @@ def picture(panels: dict[str, np.ndarray], title: str):
     return figure
 
 
-def reference_lines(axes, lines: dict[str, float]) -> None:
-    """Levels that no training reached, each a grey line of its own dash."""
-    for (label, level), dash in zip(lines.items(), (":", "-.", "--"), strict=False):
-        axes.axhline(level, color=GREY, ls=dash, lw=1, label=label)
+def name_at(axes, point: tuple[float, float], name: str, more: str = "", below: bool = False):
+    """A model's name, and more of it, to the right of a point or below it, in its colour."""
+    where = {"xytext": (0, -9), "ha": "center", "va": "top"} if below else {"xytext": (7, 0),
+                                                                           "va": "center"}
+    axes.annotate(name + more, point, textcoords="offset points", fontsize=8,
+                  color=style_of(name)["color"], **where)
+
+
+def reference_lines(axes, lines: dict[str, float], side: str = "right") -> None:
+    """Levels that no training reached, each a grey line of its own dash, named at one side."""
+    for (name, level), dash in zip(lines.items(), (":", "-.", "--"), strict=False):
+        axes.axhline(level, color=GREY, ls=dash, lw=1)
+        axes.text(0.99 if side == "right" else 0.01, level, name, ha=side, va="bottom",
+                  transform=axes.get_yaxis_transform(), fontsize=7, color=GREY, clip_on=True)
 
 
 def plot_curves(curves: dict[str, dict], lines: dict[str, float]):
     """Training and test loss above the floor by epoch, with levels for comparison; beside it KL."""
-    figure, (left, right) = new_figure(2, width=9, height=2.9)
+    figure, (left, right) = new_figure(2, width=9, height=3.4)
     for name, curve in curves.items():
-        style = style_of(name)
-        left.plot(curve["epoch"], curve["training"], color=style["color"], lw=1, alpha=0.6,
-                  label=f"{name}, training")
-        left.plot(curve["epoch"], curve["test"], **style, label=f"{name}, test")
-        right.plot(curve["epoch"], curve["kl"], **style, label=name)
+        style, epoch = style_of(name), curve["epoch"]
+        left.plot(epoch, curve["training"], color=style["color"], lw=1, alpha=0.6)
+        left.plot(epoch, curve["test"], **style)
+        right.plot(epoch, curve["kl"], **style)
+        name_at(left, (epoch[-1], curve["test"][-1]), name)
+        name_at(right, (epoch[-1], curve["kl"][-1]), name)
     reference_lines(left, lines)
     least = min(min(curve["test"]) for curve in curves.values())
-    left.set(xlabel="epoch", ylabel="nats per image above the floor",
+    left.set(xlabel="epoch (thin lines: training)", ylabel="nats per image above the floor",
              ylim=(0.9 * least, 1.9 * least), title="Loss above the floor")
     right.set(xlabel="epoch", ylabel="nats per image", ylim=(0, None),
               title="KL: what the code costs")
-    left.legend(fontsize=7, ncols=2)
-    right.legend(fontsize=8)
     return figure
 
 
 def plot_by_seconds(curves: dict[str, dict], lines: dict[str, float]):
-    """Test loss above the floor against seconds of training."""
-    figure, axes = new_figure(width=7)
+    """Test loss above the floor against seconds of training, each curve named at its end."""
+    figure, axes = new_figure(width=7.5, height=3.4)
     for name, curve in curves.items():
-        axes.plot(curve["seconds"], curve["test"], **style_of(name), label=name)
-    reference_lines(axes, lines)
+        seconds, loss = curve["seconds"][-1], curve["test"][-1]
+        axes.plot(curve["seconds"], curve["test"], **style_of(name) | {"ms": 7})
+        name_at(axes, (seconds, loss), name, f": {seconds:,.0f} s", below=True)
+    reference_lines(axes, lines, "left")
+    axes.margins(0.12)
     axes.set(xscale="log", xlabel="seconds of training, by the median epoch",
              ylabel="test loss above the floor, nats", title="How soon each gets where")
-    axes.legend(fontsize=8)
     return figure
 
 
-def plot_bars(groups: dict[str, dict[str, float]], title: str, xlabel: str):
-    """Horizontal bars, a group for each model and a hatch for each kind, with their values."""
-    figure, axes = new_figure(width=8, height=2.3)
-    place, hatches = 0.0, ("", "//", "..")
+def plot_bars(groups: dict[str, dict[str, tuple[float, float | None]]], title: str, xlabel: str):
+    """Horizontal bars with their values, a group for each model and a bar for each kind, and an
+    error bar where there is an error."""
+    figure, axes = new_figure(width=8, height=0.9 + 0.27 * sum(map(len, groups.values())))
+    names = []
     for name, values in groups.items():
-        for (kind, value), hatch in zip(values.items(), hatches, strict=False):
-            axes.barh(place, value, color=style_of(name)["color"], hatch=hatch, edgecolor="white",
-                      label=f"{name}, {kind}")
-            axes.text(value, place, f" {value:.1f}", va="center", fontsize=9)
-            place += 1
-        place += 0.4
-    axes.margins(x=0.15)
-    axes.set(xlabel=xlabel, yticks=[], title=title)
+        for (kind, (value, error)), hatch in zip(values.items(), ("", "//", ".."), strict=False):
+            names.append(f"{name}, {kind}")
+            axes.barh(names[-1], value, xerr=error, color=style_of(name)["color"], hatch=hatch,
+                      edgecolor="white", capsize=3)
+            axes.annotate(f"{value:.1f}", (value + (error or 0), names[-1]), (5, 0),
+                          textcoords="offset points", va="center", fontsize=9)
+    axes.margins(x=0.1)
+    axes.set(xlabel=xlabel, title=title)
     axes.invert_yaxis()
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def plot_rate_distortion(rate: Tensor, distortion: Tensor, points: dict[str, tuple[float, float]],
-                         marked: dict[str, tuple[float, float]]):
-    """Models in the plane of rate and squared error, over the curve of the best linear VAEs."""
-    figure, axes = new_figure(width=8, height=2.8)
-    axes.plot(rate, distortion, color=GREY, label="best linear VAEs, σ² swept")
-    for (name, point), marker in zip(marked.items(), "x+", strict=False):
-        axes.plot(*point, marker, color="black", ms=8, ls="", label=f"linear, {name}")
-    for name, point in points.items():
-        axes.plot(*point, **style_of(name) | {"ls": "", "ms": 7}, label=name)
-    right, top = (max(values) for values in zip(*points.values(), strict=True))
-    axes.set(xlabel="rate: KL, nats per image", ylabel="squared error per image",
-             xlim=(-2, 1.25 * right), ylim=(0, 1.6 * top), title="What the nats buy")
-    axes.legend(fontsize=8)
+def plot_over_linear(points: dict[str, list[tuple[float, float]]]):
+    """The squared error of models over that of the best linear VAE of the same rate, by rate: a
+    mark for each training (rate, ratio), the first one named."""
+    figure, axes = new_figure(width=8, height=3.2)
+    for name, trainings in points.items():
+        axes.plot(*zip(*trainings, strict=True), **style_of(name) | {"ls": "", "ms": 6})
+        name_at(axes, trainings[0], name)
+    axes.axhline(1, color=GREY, lw=1)
+    axes.text(0.01, 1, "the best linear VAE of that rate", transform=axes.get_yaxis_transform(),
+              va="bottom", fontsize=8, color=GREY)
+    axes.margins(x=0.15, y=0.15)
+    axes.set(xlabel="rate: KL, nats per image", ylabel="squared error over linear",
+             title="What the nats buy")
     return figure

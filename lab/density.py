@@ -1,4 +1,4 @@
-"""Densities: Gaussians of codes, and what a loss says as a distribution over 256 grey levels.
+"""Densities: Gaussians of codes, bounds by weighted draws, and what a loss says over 256 levels.
 
 Images are uint8 (N, ...), x_hat floats of the same shape, sigma the decoder's standard deviation in
 units of [0, 1]. Nats are minus the logarithm of an image's probability, (N,), in float64.
@@ -7,15 +7,16 @@ units of [0, 1]. Nats are minus the logarithm of an image's probability, (N,), i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from lab.linear import LinearVAE, Spectrum, covariance, mean_and_error, mean_image
+from lab.training import draw_codes
 
 ROUNDING = 1 / (12 * 255 ** 2)  # the variance of a number that is only known to one level
 
@@ -57,6 +58,35 @@ def kl_gaussian_to_standard(mean: Tensor, covariance: Tensor) -> float:
     return (covariance.trace() + mean @ mean - len(mean) - covariance.logdet()).item() / 2
 
 
+def log_densities(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """ln of the density of each of N posteriors at points z (M, d), (M, N), in float64."""
+    z, mu, precision = z.double(), mu.double(), logvar.double().neg().exp()
+    rest = (mu ** 2 * precision + logvar).sum(1) + mu.shape[1] * math.log(2 * math.pi)  # (N,)
+    powers, weights = torch.cat([z, z ** 2], 1), torch.cat([mu * precision, -precision / 2], 1)
+    return torch.addmm(-rest / 2, powers, weights.T)  # one product: what is added takes longer
+
+
+def log_mixture(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """ln of the mean density of N posteriors at points z (M, d), (M,)."""
+    parts = [log_densities(part, mu, logvar).logsumexp(1) for part in z.split(500)]
+    return torch.cat(parts) - math.log(len(mu))
+
+
+def information(mu: Tensor, logvar: Tensor, samples: int, draw: Generator) -> tuple[float, float]:
+    """What a code z ~ q(z|x) tells of which of the N images x is, at most ln N nats, and its error.
+
+    The mean KL less this is the KL of the mixture q_N(z) from the prior. It is found so because the
+    mean of ln q_N(z) - ln p(z) over the same draws has an error many times as large.
+    """
+    mu, logvar = mu.double(), logvar.double()
+    some = torch.randperm(len(mu), generator=draw)[:samples]
+    z = draw_codes(mu[some], logvar[some], draw)
+    own = Normal(mu[some], (logvar[some] / 2).exp()).log_prob(z).sum(1)
+    every = log_densities(z, mu, logvar)
+    every[torch.arange(len(some)), some] = own  # without rounding, where variances are tiny
+    return mean_and_error(own - every.logsumexp(1) + math.log(len(mu)))
+
+
 def posterior_distances(mu: Tensor, logvar: Tensor) -> Tensor:
     """The Bhattacharyya distance of every two posteriors, (N, N): -ln of the integral of
     sqrt(q_a(z) q_b(z)), their overlap; infinite between one and itself."""
@@ -72,6 +102,29 @@ def posterior_distances(mu: Tensor, logvar: Tensor) -> Tensor:
 def median_nearest(distances: Tensor) -> float:
     """The median over (N, N) distances of that to the nearest one."""
     return distances.min(1).values.median().item()
+
+
+# ---- weighted draws
+
+
+def importance_bounds(error: Callable[[Tensor], Tensor], mu: Tensor, logvar: Tensor,
+                      counts: Sequence[int], draw: Generator) -> dict[int, Tensor]:
+    """Bounds on -ln p(x) from so many weighted draws z of every image's posterior (Burda et al.
+    2016), nats (N,): one draw gives the negative ELBO, more come nearer to -ln p(x).
+
+    `error` gives -ln p(x|z), (N,), for a code (N, d) of every image. A bound of few draws is the
+    mean over as many groups of them as there are among the most.
+    """
+    weights = []
+    for _ in range(max(counts)):
+        eps = torch.randn(mu.shape, generator=draw)
+        z = mu + (logvar / 2).exp() * eps
+        log_ratio = (z.double() ** 2 - eps ** 2 - logvar).sum(1) / 2  # ln q(z|x) - ln p(z)
+        weights.append(-error(z).double() - log_ratio)
+    weights = torch.stack(weights)  # (draws, N), ln of p(x, z) / q(z|x)
+    return {k: -torch.stack([group.logsumexp(0) - math.log(k)
+                             for group in weights.split(k) if len(group) == k]).mean(0)
+            for k in counts}
 
 
 # ---- bits, and cross-entropy

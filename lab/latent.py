@@ -18,13 +18,13 @@ from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Generator, Tensor
 
-from lab.linear import RateDistortion, Spectrum, mean_and_error
+from lab.linear import RateDistortion, mean_and_error
 from lab.show import finite
 from lab.training import batch_of, decode_set, draw_codes, encode_set, generator
 from vae_helpers import VAE, as_pixels, kl_divergence, reconstruction_error
@@ -33,16 +33,6 @@ TURNS = 5  # times that axes are turned, for a mean
 PENALTY = 0.1  # C: of 0.001 to 1 it reads held-out faces best, from codes and PCA scores alike
 
 # ---- KL
-
-
-def kl_monte_carlo(mu: Tensor, logvar: Tensor, samples: int, draw: Generator | None = None,
-                   ) -> tuple[float, float]:
-    """KL(q || N(0, I)) by sampling z ~ q, a mean over images, and its standard error."""
-    mu, logvar = mu.double(), logvar.double()
-    eps = torch.randn(samples, *mu.shape, generator=draw, dtype=torch.float64)
-    z = mu + (logvar / 2).exp() * eps  # (samples, N, d)
-    log_ratio = (z ** 2 - eps ** 2 - logvar) / 2  # ln q(z) - ln p(z)
-    return mean_and_error(log_ratio.sum(-1).mean(-1))
 
 
 def live(kl: Tensor, threshold: float = 0.01) -> Tensor:
@@ -69,6 +59,20 @@ class Gradients(NamedTuple):
     pathwise: Tensor  # df/dz, through z = mu + sigma eps
     score: Tensor  # f(z) d ln q(z) / d mu
     score_with_baseline: Tensor  # the same with f less its mean over the other samples
+    value: Tensor  # f(z), (samples,)
+
+
+def cost_of_codes(model: VAE, image: Tensor) -> Callable[[Tensor], Tensor]:
+    """The reconstruction error of one uint8 image (1, 3, H, W) as a differentiable function of
+    codes (n, d), which it is decoded from; (n,)."""
+    device = next(model.parameters()).device
+    x = as_pixels(image, device)
+
+    def cost(z: Tensor) -> Tensor:
+        logits = model.decode(z.to(device)).float()
+        return reconstruction_error(model.recipe, logits, x.expand(logits.shape)).to(z.device)
+
+    return cost
 
 
 def pathwise_and_score_gradients(f: Callable[[Tensor], Tensor], mu: Tensor, logvar: Tensor,
@@ -85,7 +89,7 @@ def pathwise_and_score_gradients(f: Callable[[Tensor], Tensor], mu: Tensor, logv
     value = value.detach()[:, None]
     others = (value.sum() - value) / (samples - 1)
     log_slope = eps / sigma  # d ln q / d mu
-    return Gradients(pathwise, value * log_slope, (value - others) * log_slope)
+    return Gradients(pathwise, value * log_slope, (value - others) * log_slope, value[:, 0])
 
 
 # ---- rate and distortion
@@ -209,10 +213,12 @@ def largest_move(model: VAE, mu: Tensor, dim: int) -> float:
     return 255 * (frames.amax(0) - frames.amin(0)).max().item()
 
 
-def linear_move(spectrum: Spectrum, sigma2: float) -> float:
-    """The same for the first dimension of the linear optimum; 0 where it is collapsed."""
-    first = (spectrum.eigenvalues[0] - sigma2).clamp(min=0).sqrt()
-    return 255 * 6 * (first * spectrum.components[0].abs().max()).item()
+def main_direction(mu: Tensor) -> tuple[float, float]:
+    """The part of the variance of codes (N, d) that is along one direction, and over how many axes
+    that direction spreads: 1 if it is an axis, d if it lies between all (the participation ratio).
+    """
+    variances, directions = torch.linalg.eigh(mu.double().T.cov())
+    return (variances[-1] / variances.sum()).item(), 1 / directions[:, -1].pow(4).sum().item()
 
 
 def amortisation_gap(model: VAE, images: Tensor, seed: int, steps: int = 100,
@@ -302,23 +308,25 @@ def read_linearly(a: Tensor, b: Tensor) -> float | None:
     return finite(r2_score(b[half:].numpy(), guess, multioutput="variance_weighted"))
 
 
+class Correspondence(NamedTuple):
+    """How far the dimensions of two codes of the same images go together."""
+
+    rho: float | None  # mean |Spearman| of matched dimensions
+    turned: float | None  # the same with the second code on axes turned at random
+    same: float | None  # mean |Spearman| of dimensions of one index, of those that both have
+    read: float | None  # R² of the second code from the first, by least squares
+    read_back: float | None  # of the first from the second
+
+
 def correspondence(a: Tensor, b: Tensor, live_a: Tensor, live_b: Tensor,
-                   seed: int) -> dict[str, float | None]:
-    """How far live dimensions of two codes of the same images go together, with two nulls: images
-    shuffled, which 99 % of "chance" stays below, and the second code turned to other axes."""
-    n, x, y, draw = len(a), ranked(a), ranked(b), generator("cpu", seed, "chance")
-
-    def rho_with(right: Tensor) -> Tensor:
-        return assigned(x[:, live_a].T @ right / n).rho
-
-    rho = rho_with(y[:, live_b])
-    shuffled = [rho_with(y[torch.randperm(n, generator=draw)][:, live_b]) for _ in range(20)]
-    turns = [rho_with(ranked(turned(b[:, live_b], seed + k))) for k in range(TURNS)]
-    chance, both = torch.cat(shuffled).quantile(0.99), live_a[torch.isin(live_a, live_b)]
-    return {"rho": finite(rho.mean()), "turned": finite(torch.cat(turns).mean()),
-            "chance": finite(chance), "above": finite((rho > chance).double().mean()),
-            "same": finite((x * y).mean(0)[both].abs().mean()),
-            "read": read_linearly(a[:, live_a], b[:, live_b])}
+                   seed: int) -> Correspondence:
+    """How live dimensions of two codes correspond, with turned axes as the null."""
+    one, other, both = a[:, live_a], b[:, live_b], live_a[torch.isin(live_a, live_b)]
+    turns = [match(one, turned(other, seed + k)).rho for k in range(TURNS)]
+    return Correspondence(
+        finite(match(one, other).rho.mean()), finite(torch.cat(turns).mean()),
+        finite((ranked(a[:, both]) * ranked(b[:, both])).mean(0).abs().mean()),
+        read_linearly(one, other), read_linearly(other, one))
 
 
 def attribute_correlation(codes: Tensor, attributes: Tensor) -> Tensor:
@@ -333,6 +341,12 @@ def one_factor(codes: Tensor, attributes: Tensor) -> float | None:
     return finite(shares.amax(1).sum() / shares.sum())
 
 
+def one_factor_turned(codes: Tensor, attributes: Tensor, seed: int) -> tuple[float, float]:
+    """The same on axes turned at random, a mean over turns and its standard error."""
+    shares = [one_factor(turned(codes, seed + k), attributes) for k in range(TURNS)]
+    return mean_and_error(torch.tensor([math.nan if s is None else s for s in shares]))
+
+
 # ---- what a probe reads
 
 
@@ -342,7 +356,6 @@ class Probe(NamedTuple):
     weight: Tensor  # (d,), of the codes as they come
     bias: float
     scale: Tensor  # (d,), the standard deviations that one step in a dimension is counted in
-    share: float  # of its training faces have the attribute
 
     def logit(self, codes: Tensor) -> Tensor:
         """What it says of codes (N, d), above 0 where it would bet that they have it, (N,)."""
@@ -367,7 +380,7 @@ def fit_probe(codes: Tensor, has: Tensor) -> Probe:
     scale = torch.from_numpy(scaler.scale_).double()
     weight = torch.from_numpy(regression.coef_[0]).double() / scale
     bias = regression.intercept_.item() - (weight @ torch.from_numpy(scaler.mean_)).item()
-    return Probe(weight, bias, scale, has.double().mean().item())
+    return Probe(weight, bias, scale)
 
 
 def fit_probes(codes: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[str, Probe]:
@@ -377,17 +390,6 @@ def fit_probes(codes: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[st
         fitted = Parallel(torch.get_num_threads(), prefer="threads")(
             delayed(fit_probe)(codes, has) for has in kinds.values())
     return dict(zip(kinds, fitted, strict=True))
-
-
-class Reading(NamedTuple):
-    """How well a probe reads one attribute of faces that it never saw."""
-
-    share: float  # of these faces have it
-    auc: float
-    balanced: float  # accuracy, a mean of both kinds, at the odds of the training faces
-    accuracy: float  # at even odds
-    majority: float  # accuracy of the answer that most training faces give
-    parts: Tensor  # (N,), each face's part in the AUC
 
 
 def auc_parts(scores: Tensor, has: Tensor) -> Tensor:
@@ -405,24 +407,16 @@ def auc_parts(scores: Tensor, has: Tensor) -> Tensor:
 
 
 def read(probes: dict[str, Probe], codes: Tensor, labels: Tensor,
-         names: tuple[str, ...]) -> dict[str, Reading]:
-    """What each probe reads from codes (N, d), of attributes that some of the faces have."""
-    found = {}
-    for name, has in varied(labels, names).items():
-        if name in probes:
-            share, logit = probes[name].share, probes[name].logit(codes)
-            parts, usual = auc_parts(logit, has), logit > math.log(share / (1 - share))
-            found[name] = Reading(
-                has.double().mean().item(), parts.mean().item(),
-                float(balanced_accuracy_score(has.numpy(), usual.numpy())),
-                ((logit > 0) == has).double().mean().item(),
-                (has == (share > 0.5)).double().mean().item(), parts)
-    return found
+         names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Each face's part (N,) in the AUC with which each probe reads codes (N, d) that it never saw,
+    of attributes that some of these faces have and some lack."""
+    return {name: auc_parts(probes[name].logit(codes), has)
+            for name, has in varied(labels, names).items() if name in probes}
 
 
-def mean_auc(readings: dict[str, Reading]) -> Tensor:
+def mean_auc(parts: dict[str, Tensor]) -> Tensor:
     """Each face's part (N,) in the mean AUC over attributes."""
-    return torch.stack([reading.parts for reading in readings.values()]).mean(0)
+    return torch.stack(list(parts.values())).mean(0)
 
 
 def two_sample_auc(codes: Tensor, draws: Tensor) -> tuple[float | None, float | None]:

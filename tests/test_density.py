@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny import generator
+from tiny import generator, grey
 
 from lab import density, linear
 
@@ -52,6 +52,27 @@ def test_kl_of_a_gaussian_is_that_of_torch_distributions():
     assert density.kl_gaussian_to_standard(square[0], covariance) == pytest.approx(known)
 
 
+def test_the_mixture_of_posteriors_has_the_density_of_torch_distributions():
+    mu, logvar = torch.randn(2, 700, 3, generator=generator()).double()
+    z = 2 * torch.randn(600, 3, generator=generator(1)).double()
+    each = torch.distributions.Independent(torch.distributions.Normal(mu, (logvar / 2).exp()), 1)
+    known = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(700).double()), each).log_prob(z)
+    torch.testing.assert_close(density.log_mixture(z, mu, logvar), known)
+
+
+@pytest.mark.parametrize("mu, variance, known", [
+    (torch.zeros(4000, 1), 1.0, 0),
+    (torch.randn(4000, 1, generator=generator()), 1.0, math.log(2) / 2),
+    (1e3 * torch.arange(4000.0)[:, None], 1e-12, math.log(4000))])
+def test_codes_tell_their_images_apart_as_far_as_posteriors_are(mu, variance, known):
+    """Nothing where all are equal, ln N where none touch, and ½ ln 2 nats where their means are
+    spread as far as each of them, which makes a Gaussian of twice the variance."""
+    logvar = torch.full_like(mu, math.log(variance))
+    told, error = density.information(mu, logvar, 2000, generator(1))
+    assert told == pytest.approx(known, abs=4 * error + 1e-6) and error < 0.02
+
+
 def test_posterior_distance_is_the_integral_of_the_root_and_adds_over_dimensions():
     mu, logvar = torch.randn(2, 4, 2, generator=generator()).double()
     z, known = torch.linspace(-30, 30, 20_001).double(), torch.zeros(4, 4)
@@ -62,6 +83,31 @@ def test_posterior_distance_is_the_integral_of_the_root_and_adds_over_dimensions
     torch.testing.assert_close(density.posterior_distances(mu, logvar), known)
     line = torch.tensor([[0.0], [2.0], [5.0], [6.0], [9.0]])  # nearest at 2, 2, 1, 1 and 3
     assert density.median_nearest(density.posterior_distances(line, 0 * line)) == 2 ** 2 / 8
+
+
+# ---- weighted draws
+
+
+def test_weighted_draws_come_to_the_exact_log_likelihood_of_a_linear_vae():
+    """Of its own posterior any number of draws gives it, of one that is too wide ever more of the
+    gap, ½ (wider - 1 - ln wider) for each dimension."""
+    images, sigma2 = grey(60), 0.02
+    best = linear.linear_vae_parameters(linear.spectrum(images), sigma2, 3)
+    known = density.linear_nats(images, best, sigma2)
+    mu = (images.flatten(1) / 255 - best.mean) @ best.encoder.T
+
+    def bounds(wider):
+        def error(z):
+            x_hat = best.mean + z @ best.decoder.T
+            return density.density_nats(images.flatten(1), x_hat, sigma2 ** 0.5)
+        logvar = (wider * best.variance).log().expand(mu.shape)
+        return density.importance_bounds(error, mu, logvar, (1, 10, 100), generator())
+
+    for exact in bounds(1.0).values():
+        torch.testing.assert_close(exact, known, rtol=1e-6, atol=1e-4)
+    one, ten, many = ((bound - known).mean().item() for bound in bounds(2.0).values())
+    assert one == pytest.approx(1.5 * (1 - math.log(2)), rel=0.1)
+    assert 0.02 < ten < one / 3 and abs(many) < ten / 4
 
 
 # ---- grey levels

@@ -298,14 +298,14 @@ def test_tiles_hold_every_pixel_at_an_exact_multiple(zoom, gap):
 
 
 def drawn(figure):
-    """Every number that the lines and bars of a drawn figure have."""
+    """Every number that the lines, bars and error bars of a drawn figure have."""
     figure.canvas.draw()
     plt.close(figure)
     lines = [line.get_xydata().ravel() for axes in figure.axes for line in axes.lines]
     return {bar.get_width() for axes in figure.axes for bar in axes.patches}.union(*lines)
 
 
-def test_plots_draw_what_they_are_given():
+def test_plots_draw_and_name_what_they_are_given():
     names, levels = ["conv", "p1-fc", "celeba128-b4", "never heard of"], {"linear": 70.0}
     assert helpers.style_of("p1-fc") == helpers.style_of("fc") != helpers.style_of(names[3])
     keys, numbers = ("epoch", "test", "training", "kl", "seconds"), np.arange(1.0, 61)
@@ -313,11 +313,12 @@ def test_plots_draw_what_they_are_given():
               for i, name in enumerate(names)}
     assert drawn(helpers.plot_curves(curves, levels)) >= {*numbers[:48], 70}
     assert drawn(helpers.plot_by_seconds(curves, levels)) >= {*numbers[12:24], *numbers[48:], 70}
-    bars = {name: {"training": 5.0, "test": 7.0 + i} for i, name in enumerate(names)}
-    assert drawn(helpers.plot_bars(bars, "a title", "nats")) >= {5, 7, 8, 9, 10}
-    points = {name: (20.0 + i, 30.0 + i) for i, name in enumerate(names)}
-    plane = helpers.plot_rate_distortion(numbers[:3], numbers[3:6], points, {"BCE": (7.0, 8.0)})
-    assert drawn(plane) >= {*range(1, 9), *range(20, 24), *range(30, 34)}
+    bars = {name: {"training": (5.0, 0.5), "test": (7.0 + i, None)} for i, name in enumerate(names)}
+    assert drawn(helpers.plot_bars(bars, "a title", "nats")) >= {5, 7, 8, 9, 10, 4.5, 5.5}
+    points = {name: [(20.0 + i, 30.0 + i), (40.0 + i, 50.0 + i)] for i, name in enumerate(names)}
+    figure = helpers.plot_over_linear(points)
+    assert {text.get_text() for text in figure.axes[0].texts} >= set(names)
+    assert drawn(figure) >= {1, *range(20, 24), *range(30, 34), *range(40, 44), *range(50, 54)}
     picture = helpers.picture({"a": helpers.tile(grey(4, 8), 2)}, "a title")
     assert picture.axes[0].get_window_extent().size.round().tolist() == [2 * 18, 2 * 18]
     assert not drawn(picture)

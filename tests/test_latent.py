@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tiny import LINEAR, generator, grey, put_linear
@@ -48,15 +48,6 @@ def planted_decoder(gain=1.0, leak=0.0, variance=1 / 3, **recipe):
 # ---- KL, and gradients through a draw
 
 
-def test_kl_by_draws_is_that_of_torch_distributions_within_its_error():
-    mu, logvar = normal(3, 6), 0.5 * normal(3, 6, seed=1)
-    q = torch.distributions.Normal(mu, (logvar / 2).exp())
-    prior = torch.distributions.Normal(torch.zeros(3, 6), 1.0)
-    known = torch.distributions.kl_divergence(q, prior).sum(1).mean().item()
-    mean, error = latent.kl_monte_carlo(mu, logvar, 20_000, generator(2))
-    assert abs(mean - known) < 4 * error < 0.05
-
-
 def test_live_dimensions_and_degrees_of_freedom_of_a_linear_vae_are_its_closed_form():
     images, known, _, model = optimal()
     mu, logvar = encode_set(model, images)
@@ -77,12 +68,23 @@ def test_gradient_estimators_have_the_closed_form_mean_and_variance_on_a_quadrat
                                                    generator())
 
     variances = (4 * s ** 2, m ** 4 / s ** 2 + 14 * m ** 2 + 15 * s ** 2, 8 * m ** 2 + 10 * s ** 2)
-    for values, variance in zip(estimates(200_000), variances, strict=True):
+    for values, variance in zip(estimates(200_000)[:3], variances, strict=True):
         mean, error = linear.mean_and_error(values)
         assert abs(mean - 2 * m) < 4 * error < 0.1
         assert values.var().item() == pytest.approx(variance, rel=0.03)
-    slope, score, with_baseline = estimates(2)  # the baseline of one of two is the other's f
-    torch.testing.assert_close(with_baseline, score * (1 - (slope.flip(0) / slope) ** 2))
+    slope, score, with_baseline, f = estimates(2)  # the baseline of one of two is the other's f
+    torch.testing.assert_close(with_baseline, score * (1 - f.flip(0) / f)[:, None])
+    torch.testing.assert_close(f, slope[:, 0].square() / 4)
+
+
+def test_an_images_cost_has_the_gradient_of_its_loss():
+    model, image = planted_decoder(), grey(1)
+    z = normal(5, 3).requires_grad_()
+    cost, same = latent.cost_of_codes(model, image)(z), image.expand(5, -1, -1, -1)
+    torch.testing.assert_close(cost.detach(), latent.errors_at(model, same, z))
+    residual = model.decode(z).flatten(1) - as_pixels(image).flatten(1)
+    known = 2 * residual @ model.decoder[0].weight
+    torch.testing.assert_close(torch.autograd.grad(cost.sum(), z)[0], known)
 
 
 # ---- what the decoder makes of a code
@@ -156,10 +158,15 @@ def test_moves_along_a_dimension_are_those_of_the_decoders_columns():
         column = model.decoder[0].weight.mul_(0.1)[:, 2]
     known = 255 * 6 * column.abs().max().item()
     assert latent.largest_move(model, z, 2) == pytest.approx(known, rel=1e-4)
-    _, spectrum, best, _ = optimal(beta=20.0)
-    known = 255 * 6 * best.decoder[:, 0].abs().max().item()
-    assert latent.linear_move(spectrum, 10.0) == pytest.approx(known)
-    assert latent.linear_move(spectrum, 1e4) == 0
+
+
+def test_the_main_direction_of_a_code_has_its_part_of_the_variance_and_spreads_over_its_axes():
+    own, noise = 3 * normal(20_000, 1), normal(20_000, 8, seed=1)
+    axis = torch.zeros(8)
+    axis[5] = 1
+    for direction, over in ((axis, 1), (torch.ones(8) / 8 ** 0.5, 8)):
+        part, axes = latent.main_direction(own * direction + noise)
+        assert part == pytest.approx(10 / 17, abs=0.01) and axes == pytest.approx(over, rel=0.01)
 
 
 def test_pixels_in_minus_one_to_one_stretch_squared_error_fourfold():
@@ -205,18 +212,18 @@ def test_the_best_matched_come_first_with_scipys_rho_and_a_dead_dimension_matche
     assert found.rho.tolist() == pytest.approx([*rho, 0], abs=1e-9)
 
 
-def test_corresponding_codes_are_told_from_shuffled_and_from_turned_ones():
+def test_corresponding_codes_are_told_from_turned_ones_and_read_both_ways():
     a, noise = normal(2, 2000, 8)
     order, every = torch.tensor([3, 0, 6, 1, 7, 2, 5, 4]), torch.arange(8)
     found = latent.correspondence(a, noise - a[:, order], every, every, seed=0)
     half = spearmanr(a[:, 0], a[:, 0] + noise[:, 0]).statistic
-    assert found["rho"] == pytest.approx(half, abs=0.03) and found["above"] == 1
-    assert found["read"] == pytest.approx(0.5, abs=0.03) and found["same"] < 0.05
-    assert found["chance"] < 0.1 < found["turned"] < 0.6
+    assert found.rho == pytest.approx(half, abs=0.03) and found.turned < 0.6
+    assert found.same < 0.05 and found.read == pytest.approx(0.5, abs=0.03)
     none = latent.correspondence(a, noise, every[:5], every[2:], seed=0)
-    assert none["rho"] == pytest.approx(none["turned"], abs=0.02) and none["above"] < 0.25
-    same = latent.correspondence(a, a, every[:5], every[2:], seed=0)
-    assert same["same"] == pytest.approx(1) and same["chance"] == pytest.approx(0.07, abs=0.02)
+    assert none.rho == pytest.approx(none.turned, abs=0.02)
+    poor = latent.correspondence(a, a, every, every[2:], seed=0)    # two of eight are missing
+    assert [poor.same, poor.read] == pytest.approx([1, 1])
+    assert poor.read_back == pytest.approx(6 / 8, abs=0.02)
     assert latent.read_linearly(a[:19], a[:19]) is None
 
 
@@ -230,7 +237,10 @@ def test_turned_axes_tell_the_same_together_and_one_attribute_each_no_more():
     np.testing.assert_allclose(found, np.corrcoef(pure.T, has.T)[:4, 4:], atol=1e-6)
     share = found.square().diagonal().sum() / found.square().sum()
     assert latent.one_factor(pure, has) == pytest.approx(share.item())
-    assert latent.one_factor(turned, has) < 0.8
+    turns = [latent.one_factor(latent.turned(pure, seed=3 + k), has) for k in range(latent.TURNS)]
+    assert max(turns) < 0.8
+    assert latent.one_factor_turned(pure, has, seed=3) == pytest.approx(
+        (np.mean(turns), np.std(turns, ddof=1) / latent.TURNS ** 0.5))
     assert latent.one_factor(pure, torch.ones(3000, 4)) is None  # nothing to tell
 
 
@@ -260,11 +270,8 @@ def test_probes_are_scikit_learns_and_read_what_its_scores_say():
         np.testing.assert_allclose(probes[name].logit(test), logit, atol=1e-4)
         steepest = model[0].scale_ * model[1].coef_[0]  # in the codes' units
         np.testing.assert_allclose(probes[name].direction, steepest, rtol=1e-3)
-        share, usual = y.double().mean().item(), logit > torch.logit(own.float().mean())
-        assert found[name][:5] == pytest.approx((
-            share, roc_auc_score(y, logit), balanced_accuracy_score(y, usual),
-            model.score(test, y), 1 - share), abs=1e-4)
-    mean = sum(found[name].auc for name in NAMES) / 2
+        assert found[name].mean().item() == pytest.approx(roc_auc_score(y, logit), abs=1e-4)
+    mean = (found["Hat"] + found["Scarf"]).mean().item() / 2
     assert latent.mean_auc(found).mean().item() == pytest.approx(mean)
     every = torch.stack([has[:, 0], torch.ones(600).bool()], 1)
     assert list(latent.fit_probes(codes, every, NAMES)) == ["Hat"]  # what all have is not read
