@@ -1,15 +1,15 @@
-"""The first page shows what lies in RUNS, and trains nothing."""
+"""Page one on models as they begin, and the exercises, whose answers the closed form knows."""
 
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from tiny import assert_shows
 
-from lab.chapters import exercises, opening, scale
-from lab.recipes import RECIPES
-from lab.session import Lab
+from lab.chapters import exercises, opening
+from lab.chapters.scale import scale
+from lab.notebook import Lab
+from lab.recipes import RECIPES, Training
 from lab.show import Figure, Table
 from vae_helpers import build
 
@@ -18,63 +18,39 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    return Lab({"EPOCHS": 1, "TRAIN_LIMIT": 20, "DATA": "standin", "DEVICE": "cpu",
+    made = Lab({"EPOCHS": 1, "TRAIN_LIMIT": 20, "DATA": "standin", "DEVICE": "cpu",
                 "PRECISION": "fp32", "RUNS": str(tmp_path_factory.mktemp("opening"))})
+    for name in ("fc", "conv", "improved", "celeba64"):
+        made.runs[Training(name)] = SimpleNamespace(recipe=RECIPES[name], model=build(
+            RECIPES[name]).eval(), chosen={"test_loss": 2000.0})
+    return made
 
 
-def test_before_any_training_it_says_so_and_trains_nothing(lab):
-    chapter = opening.Chapter(lab, scale.Chapter(lab))
-    assert_shows(chapter.strip(), Table)
-    assert_shows(chapter.bars(), Table)
-    assert lab.runs == {} and chapter.finished("fc") is None
-    lab.job("fc").train()
-    assert chapter.finished("fc", "conv") is None
-    assert list(chapter.finished("fc")) == ["fc"] == list(lab.runs)
+def test_page_one_needs_one_optional_training_for_its_bars(lab):
+    assert_shows(opening.strip(lab), Figure)
+    assert opening.bars(lab).column("not trained here") == ["fc-pca"]
+    lab.runs[Training("fc-pca")] = lab.runs[Training("fc")]
+    assert_shows(opening.bars(lab), Figure)
+    assert set(lab.found) == {"cifar.mean_image", "cifar.linear_dof"}
 
 
-def test_afterwards_it_shows_them(lab):
-    chapter = opening.Chapter(lab, scale.Chapter(lab))
-    chapter.finished = lambda *names: {name: SimpleNamespace(
-        model=build(RECIPES[name]).eval(), chosen={"test_loss": 2000.0}) for name in names}
-    assert_shows(chapter.strip(), Figure)
-    assert_shows(chapter.bars(), Figure)
+def test_the_way_between_two_faces_has_them_at_its_ends(lab):
+    drawn = opening.rows(lab, columns=4)
+    assert {len(images) for images in drawn.values()} == {4}
+    way = drawn["from one real face\nto another"]
+    torch.testing.assert_close(way[[0, -1]], lab.faces.test.images[[0, 3]] / 255)
 
 
-def test_bars_have_the_length_of_their_losses():
-    losses = {"mean": 436.0, "fc": 187.0}
-    figure = opening.plot_losses(losses, {"fc": "fc"})
-    axes = figure.axes[0]
-    assert [bar.get_width() for bar in axes.patches] == [436, 187]
-    assert [text.get_text() for text in axes.texts] == [" 436", " 187"]
-    plt.close(figure)
-
-
-def test_images_are_drawn_at_the_size_asked_for():
-    flat = torch.full((2, 3, 32, 32), 51, dtype=torch.uint8)
-    drawn = opening.at_size(flat, 64)
-    assert drawn.shape == (2, 3, 64, 64)
-    torch.testing.assert_close(drawn, torch.full_like(drawn, 0.2))
-
-
-# ---- exercises
-
-
-def test_a_guess_stands_beside_the_true_value():
-    row = exercises.answer("how many?", 30, 36, "directions").rows[0]
-    assert (row["your guess"], row["true value"], row["off by"]) == (30, 36, -6)
-    waits = exercises.answer("how many?", None, 36, "directions").rows[0]
-    assert waits["true value"] is waits["off by"] is None
+def test_a_guess_stands_beside_the_true_value_which_waits_for_it(lab):
+    row = exercises.permuted(lab, "fc", guess=1.0).rows[0]
+    assert row["off by"] == 1.0 - row["true value"]
+    waits = exercises.permuted(lab, "fc")
+    assert_shows(waits, Table)
+    assert waits.rows[0]["true value"] is waits.rows[0]["off by"] is None
 
 
 def test_exercises_have_the_answers_of_the_closed_form(lab):
-    made = scale.Chapter(lab)
-    ask, values = exercises.Chapter(lab, made), made.cifar.spectrum.eigenvalues
-    kept = ask.directions(beta=4, guess=0).rows[0]["true value"]
-    assert kept == (values > 2).sum()                   # sigma² = β / 2
-    few, many = (ask.latent(size, 0).rows[0]["true value"] for size in (2, 16))
-    assert few > many >= 0 == ask.latent(128, 0).rows[0]["true value"]
-
-
-def test_permuting_the_test_images_alone_is_measured(lab):
-    row = exercises.Chapter(lab, scale.Chapter(lab)).permuted("fc", guess=1.0).rows[0]
-    assert row["off by"] == 1.0 - row["true value"]
+    kept = exercises.directions(lab, beta=4, guess=0).rows[0]["true value"]
+    assert kept == (scale(lab, "cifar").spectrum.eigenvalues > 2).sum()         # σ² = β / 2
+    few, many = (exercises.latent(lab, size, 0).rows[0]["true value"] for size in (2, 16))
+    assert few > many >= 0 == exercises.latent(lab, 128, 0).rows[0]["true value"]
