@@ -2,495 +2,445 @@
 
 from __future__ import annotations
 
-import copy
-from functools import cached_property
+import math
+from collections.abc import Callable
+from functools import partial
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from scipy.stats import spearmanr
+from torch import Generator, Tensor
+from torch.distributions import Normal
 
-from lab import density, latent
-from lab import linear as pca
-from lab.chapters.theory_plots import plot_map, plot_running
-from lab.latent import (
-    curvature_law,
-    curvatures,
-    errors_at,
-    logits_at,
-    noise_cost,
-    shaken,
-    two_sample_auc,
-)
+from lab import density, latent, linear
+from lab.chapters.scale import scale
+from lab.linear import mean_and_error
+from lab.notebook import Lab, once
 from lab.runs import Run
-from lab.samples import blur_shown, texture
-from lab.session import Lab
-from lab.show import Figure, Table, finite, labelled_rows
-from lab.training import decode_set, draw_codes, draw_images, draw_prior, encode_set, generator
-from vae_helpers import (
-    VAE,
-    as_pixels,
-    kl_divergence,
-    picture,
-    reconstruction_error,
-    tile,
-)
+from lab.samples import blur_shown
+from lab.show import Figure, Table, finite, labelled_rows, number
+from lab.training import draw_codes, draw_images, encode_set, generator
+from vae_helpers import GREY, STYLES, as_pixels, kl_divergence, new_figure, reconstruction_error
 
-DEMO = {"VAE": "small", "β = 0": "small-beta0", "autoencoder": "small-ae",
-        "averaged": "small-mean", "β = 0.1": "small-sharp"}
 IMAGES = 2_000          # test images whose codes are looked at
 FITTED = 10_000         # training images whose codes a density is fitted to
-NOISES = {"0": 0.0, "quarter": 0.25, "half": 0.5, "1": 1.0, "2": 2.0}    # shares of a spread
+TOLD, NEAR = 500, 2_500         # codes at which the mixture of all posteriors is worked out
+COUNTS = (1, 10, 100, 400)      # weighted draws in a bound
+WIDER = 1.3             # factor on the linear posterior's variances whose gap is known
+COLOURS = {"pathwise": "conv", "score function, baseline": "fc", "score function": "improved"}
 PRIOR, FIT = "N(0, I)", "a Gaussian fitted to training images' codes"
-HOLDS = 0.1             # the law of the curvature holds if its slope is as near to 1 as this
+
+
+def drawing(lab: Lab, *key) -> Generator:
+    """Random numbers of this chapter, by what they are for."""
+    return generator("cpu", lab.settings.seed, "theory", *key)
+
+
+def codes_of(lab: Lab, name: str) -> tuple[Run, Tensor, Tensor]:
+    """A training, and mu and logvar (N, d) of the first test images."""
+    mu, logvar = lab.codes(lab.run(name))
+    return lab.run(name), mu[:IMAGES], logvar[:IMAGES]
+
+
+# ---- Q1: the mixture of all posteriors
+
+
+def mixture(lab: Lab) -> Table:
+    """The KL split into what codes tell of their images and how far the mixture of all training
+    images' posteriors is from the prior, and by how much new images and draws differ in it."""
+    rows = {"q1": mixture_row(lab, "β = 1", "small"),
+            "q1.sharp": mixture_row(lab, "β = 0.1", "small-sharp"),
+            "q1.beta0": mixture_row(lab, "β = 0", "small-beta0")}
+    keep, one = lab.found.keep, rows["q1"]
+    keep("q1.kl", one["KL"], "nats", lab.run("small"), "training images")
+    keep("q1.information", one["I(x; z)"], "nats", lab.run("small"))
+    keep("q1.mismatch", one["KL(q_N‖p)"], "nats", lab.run("small"))
+    keep("q1.gap", one["gap"], "nats", lab.run("small"), "test codes less draws of the prior")
+    keep("q1.sharp.gap", rows["q1.sharp"]["gap"], "nats", lab.run("small-sharp"))
+    keep("q1.beta0.kl", rows["q1.beta0"]["KL"], "nats", lab.run("small-beta0"), "training images")
+    return Table(list(rows.values()), {"KL": ",.1f", "I(x; z)": ".3f", "ln N": ".3f",
+                                       "KL(q_N‖p)": ",.1f", "at test codes": ",.1f",
+                                       "at draws of p": ",.1f", "gap": ",.1f", "±": ",.1f"},
+                 caption="The two columns *at …* are means of ln q_N(z) − ln p(z).")
+
+
+def mixture_row(lab: Lab, label: str, name: str) -> dict:
+    """The numbers of one model, whose mixture is that of all training posteriors."""
+    draw, (mu, logvar) = drawing(lab, "mixture", name), lab.codes(lab.run(name), "train")
+    kl = kl_divergence(mu, logvar).sum(1).mean().item()
+    told, _ = density.information(mu, logvar, TOLD, draw)
+    test = draw_codes(*(part[:NEAR] for part in lab.codes(lab.run(name))), draw)
+    prior = torch.randn(test.shape, generator=draw)
+    (at_test, error), (at_prior, other) = (
+        mean_and_error(density.log_mixture(z, mu, logvar) - Normal(0, 1).log_prob(z).sum(1))
+        for z in (test, prior))
+    return {"model": label, "KL": kl, "I(x; z)": told, "ln N": math.log(len(mu)),
+            "KL(q_N‖p)": kl - told, "at test codes": at_test, "at draws of p": at_prior,
+            "gap": at_test - at_prior, "±": math.hypot(error, other)}
+
+
+def bits(lab: Lab) -> float:
+    """At most so many bits a value takes the VAE: cross-entropy normalised over 256 grey levels."""
+    run, mu, logvar = codes_of(lab, "small")
+    logits = latent.logits_at(run.model, draw_codes(mu, logvar, drawing(lab, "bits")))
+    pixels = as_pixels(lab.cifar.test.images[:IMAGES])
+    nats = reconstruction_error(run.recipe, logits, pixels) + kl_divergence(mu, logvar).sum(1)
+    return density.cross_entropy_bits(nats, logits)
+
+
+# ---- Q1: how tight the bound is
+
+
+def tightness(lab: Lab) -> Table:
+    """What weighted draws of each posterior gain over the ELBO: of a linear VAE, whose ln p(x) is
+    known exactly, and of the improvement."""
+    test, run = lab.splits("improved").test, lab.run("improved")
+    images = test.images[:min(300, len(test) // 10)]
+    counts = [n for n in COUNTS if n <= len(test)]
+    rows = [linear_row(lab, "linear, its exact posterior", images[:50], counts, 1.0),
+            linear_row(lab, f"linear, variances × {WIDER}", images[:50], counts, WIDER),
+            tight_row(lab, "`improved`", partial(latent.errors_at, run.model, images),
+                      *encode_set(run.model, images), counts)]
+    gain = rows[-1][f"{counts[-1]} draws"]
+    lab.found.keep("improved.tightness", gain, "nats", run, f"{counts[-1]} draws")
+    lab.found.keep("improved.tightness_error", rows[-1]["±"], "nats", run)
+    return Table(rows, {head: ".2f" for head in rows[0] if head not in ("model", "images")})
+
+
+def linear_row(lab: Lab, name: str, images: Tensor, counts: list[int], wider: float) -> dict:
+    """Of the best linear VAE with Gaussian pixels, its posterior variances taken so much wider,
+    which makes a gap of ½ (wider - 1 - ln wider) for each."""
+    known, size = scale(lab, "cifar").spectrum, lab.run("improved").recipe.latent
+    sigma2 = density.learned_sigma2(known, size)
+    best = linear.linear_vae_parameters(known, sigma2, size)
+
+    def error(z: Tensor) -> Tensor:
+        x_hat = best.mean + z @ best.decoder.T
+        return density.density_nats(images.flatten(1), x_hat, sigma2 ** 0.5)
+
+    mu = (as_pixels(images).flatten(1) - best.mean) @ best.encoder.T
+    logvar = (wider * best.variance).log().expand(mu.shape)
+    return tight_row(lab, name, error, mu, logvar, counts, size * (wider - 1 - math.log(wider)) / 2)
+
+
+def tight_row(lab: Lab, name: str, error: Callable, mu: Tensor, logvar: Tensor,
+              counts: list[int], gap: float | None = None) -> dict:
+    """What more draws gain over one, nats; the standard error is that of the most."""
+    bounds = density.importance_bounds(error, mu, logvar, counts, drawing(lab, "tightness", name))
+    gains = {f"{n} draws": mean_and_error(bounds[1] - bounds[n]) for n in counts[1:]}
+    return {"model": name, "images": len(mu), "known gap": gap,
+            **{head: gain for head, (gain, _) in gains.items()},
+            "±": gains[f"{counts[-1]} draws"][1]}
+
 
 # ---- Q2: gradients
 
 
-def apart(a: Tensor, b: Tensor) -> float:
-    """How far the mean of a is from that of b along b's mean, in standard errors; (n, d) each.
-
-    Row i of both comes from the same draw, so the error is that of their difference. Along one
-    direction because over all d the noise of the others would hide a difference.
-    """
-    along = F.normalize(b.double().mean(0), dim=0)                  # (d,)
-    mean, error = pca.mean_and_error((a.double() - b.double()) @ along)
-    return abs(mean) / error
+def cost_of_a_code(lab: Lab) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """The reconstruction error f of the first test image as a function of codes (n, d), and mu and
+    sigma (d,) of its posterior."""
+    run, mu, logvar = codes_of(lab, "small")
+    f = latent.cost_of_codes(run.model, lab.cifar.test.images[:1])
+    return f, mu[0], (logvar[0] / 2).exp()
 
 
-def variance_ratio(a: Tensor, b: Tensor) -> float:
-    """The summed variance of b's single draws over that of a's, (n, d) each."""
-    return (b.double().var(0).sum() / a.double().var(0).sum()).item()
+def plot_running(pathwise: Tensor, baseline: Tensor, score: Tensor):
+    """Running means, with a band of one standard error, of three estimates (n, d) of one gradient,
+    in the dimension where it is largest; the last has an axis of its own."""
+    dim = pathwise.mean(0).abs().argmax()
+    near = {"score function, baseline": linear.running_means(baseline[:, dim]),
+            "pathwise": linear.running_means(pathwise[:, dim])}
+    far = {"score function": linear.running_means(score[:, dim])}
+    known, (left, right) = near["pathwise"][0][-1], (
+        8 * max(error[-1] for _, error in means.values()) for means in (near, far))
+    figure, axes = new_figure(2, width=9, height=2.8)
+    running_panel(axes[0], near, known, left, "Two that can be used")
+    running_panel(axes[1], far, known, right,
+                  f"No baseline, an axis {right / left:,.0f} × as long")
+    return figure
 
 
-def pulls(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: torch.Generator,
-          n: int = 20) -> tuple[Tensor, Tensor]:
-    """What the reconstruction f pulls each posterior with, the mean over n draws, (N,) each:
-    -sum_j mu_j df/dz_j, towards larger means, and sum_j sigma_j eps_j df/dz_j, against noise."""
-    model, x = copy.deepcopy(model).cpu().requires_grad_(False), as_pixels(images)
-    outward, against = torch.zeros(2, len(mu))
-    for _ in range(n):
-        shift = (logvar / 2).exp() * torch.randn(mu.shape, generator=draw)
-        z = (mu + shift).requires_grad_()
-        error = reconstruction_error(model.recipe, model.decode(z), x).sum()
-        (slope,) = torch.autograd.grad(error, z)                    # (N, d)
-        outward -= (mu * slope).sum(1) / n
-        against += (shift * slope).sum(1) / n
-    return outward, against
+def running_panel(axes, means: dict[str, tuple[Tensor, Tensor]], known: float, reach: float,
+                  title: str) -> None:
+    """Running means and their errors (n,), as far to either side of the known value as `reach`."""
+    for name, (mean, error) in means.items():
+        n, colour = range(1, len(mean) + 1), STYLES[COLOURS[name]][0]
+        axes.fill_between(n, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+        end = f"{number(mean[-1], '.2f')} ± {error[-1]:.2f}"
+        axes.plot(n, mean, color=colour, label=f"{name}: {end}")
+    axes.axhline(known, color="black", ls="--", lw=1, label="pathwise, all draws")
+    axes.set(title=title, xlabel="draws n", ylabel="nats per unit",
+             ylim=(known - reach, known + reach))
+    axes.legend(fontsize=8)
 
 
-# ---- the chapter
+def draws_needed(lab: Lab, most: int = 100, samples: int = 300) -> Table:
+    """How many draws of the score function with a baseline are worth one pathwise draw, over test
+    images: the ratio of summed variances, beside the variance of f that it goes with."""
+    run, mu, logvar = codes_of(lab, "small")
+    draw, n = drawing(lab, "draws needed"), min(most, len(mu) // 10)
+    ratios, variances = [], []
+    for i in range(n):
+        f = latent.cost_of_codes(run.model, lab.cifar.test.images[i:i + 1])
+        found = latent.pathwise_and_score_gradients(f, mu[i], logvar[i], samples, draw)
+        ratios.append(found.score_with_baseline.var(0).sum() / found.pathwise.var(0).sum())
+        variances.append(found.value.double().var())
+    freedom = -logvar[:n].double().expm1().sum(1) / 2
+    rows = [quartiles("draws with a baseline for one pathwise draw", torch.stack(ratios)),
+            quartiles("variance of f within the posterior, nats²", torch.stack(variances)),
+            quartiles("half of the degrees of freedom", freedom)]
+    lab.found.keep("q2.ratio_baseline", rows[0]["median"], "", run, f"median of {n} test images")
+    lab.found.keep("q2.ratio_low", rows[0]["lower quartile"], "", run)
+    lab.found.keep("q2.ratio_high", rows[0]["upper quartile"], "", run)
+    rank = spearmanr(torch.stack(ratios), torch.stack(variances)).statistic
+    return Table(rows, dict.fromkeys(("lower quartile", "median", "upper quartile"), ".1f"),
+                 caption=f"{n} test images; rank correlation of the first two rows {rank:.2f}.")
 
 
-class Chapter:
-    """Q1 to Q4, and why the loss is summed; `scale` is the chapter of that name."""
+def quartiles(name: str, values: Tensor) -> dict:
+    """A row with the median and the quartiles of one number over images."""
+    low, middle, high = values.double().quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    return {"of one image": name, "lower quartile": low, "median": middle, "upper quartile": high}
 
-    def __init__(self, lab: Lab, scale):
-        self.lab, self.scale, self.keep = lab, scale, lab.found.keep
 
-    def _draw(self, *key) -> torch.Generator:
-        return generator("cpu", self.lab.settings.seed, *key)
+# ---- Q3: noise
 
-    @cached_property
-    def demo(self) -> dict[str, Run]:
-        """The five variants."""
-        return {label: self.lab.train(name, log=False) for label, name in DEMO.items()}
 
-    @cached_property
-    def images(self) -> Tensor:
-        return self.lab.cifar.test.images[:IMAGES]
+def loss_at(run: Run, images: Tensor, z: Tensor) -> Tensor:
+    """The reconstruction loss of images decoded from codes (N, d), nats above their floor, (N,)."""
+    return latent.errors_at(run.model, images, z) - linear.entropy_floor(images)
 
-    @cached_property
-    def codes(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """mu and logvar (N, d) of the first test images, for every variant."""
-        return {label: encode_set(run.model, self.images) for label, run in self.demo.items()}
 
-    @cached_property
-    def kl(self) -> dict[str, Tensor]:
-        """KL of the codes, (N, d), for every variant that has one."""
-        return {label: kl_divergence(*code) for label, code in self.codes.items()
-                if self.demo[label].recipe.noise}
+def robust(lab: Lab, rows: dict[str, Tensor]) -> Figure:
+    """Images decoded from codes with more and more noise, a row for each share and model."""
+    drawn = labelled_rows(rows, "Decoded from codes with noise of s times their own spread", zoom=2,
+                          label=150)
+    return lab.figure(
+        drawn, "q3-robust", "Test images decoded by the VAE and by the autoencoder with more and "
+        "more noise in the code: the VAE's stay smooth while they lose the image, the "
+        "autoencoder's break up into speckle", picture=True)
 
-    @cached_property
-    def distances(self) -> dict[str, Tensor]:
-        """-ln overlap of every two posteriors, (N, N), for three weights of the KL."""
-        return {label: density.posterior_distances(*self.codes[label])
-                for label in ("VAE", "β = 0.1", "β = 0")}
 
-    # ---- Q1
+def noise_losses(lab: Lab) -> Table:
+    """What noise of the codes' own scale costs the VAE and the autoencoder, in each dimension by
+    itself, and with the codes' covariance."""
+    rows = {"vae": noise_row(lab, "VAE", "small"),
+            "ae": noise_row(lab, "autoencoder", "small-ae"),
+            "shaped_vae": noise_row(lab, "VAE", "small", together=True),
+            "shaped_ae": noise_row(lab, "autoencoder", "small-ae", together=True)}
+    for key, row in rows.items():
+        lab.found.keep(f"q3.robust_{key}_1", row["at s = 1"], "nats above the floor")
+    return Table(list(rows.values()), {"at s = 0": ",.0f", "at s = 1": ",.0f", "lost": ",.0f",
+                                       "±": ".0f"})
 
-    def kl_twice(self, n: int = 50, draws: int = 2_000) -> Table:
-        """The KL in closed form and by draws, of single posteriors and of their mixture."""
-        self.density()                                  # its numbers stand in the prose
-        rows = []
-        for label, key in (("VAE", "q1"), ("β = 0", "q1.beta0")):
-            mu, logvar = self.codes[label]
-            closed = self.kl[label][:n].sum(1).mean().item()
-            sampled, error = latent.kl_monte_carlo(mu[:n], logvar[:n], draws, self._draw("Q1"))
-            mixture = density.kl_gaussian_to_standard(*density.aggregate_posterior(mu, logvar))
-            every, run = self.kl[label].sum(1).mean().item(), self.demo[label]
-            self.keep(f"{key}.closed", closed, "nats", run, f"{n} test images")
-            self.keep(f"{key}.sampled", sampled, "nats", run, f"{draws} draws each")
-            self.keep(f"{key}.kl", every, "nats", run, f"{len(mu)} test images")
-            rows.append({"model": label, f"KL of {n} posteriors": closed,
-                         f"by {draws:,} draws": finite(sampled), "±": finite(error),
-                         f"KL of {len(mu):,} posteriors": every,
-                         "of a Gaussian with their mixture's mean and covariance":
-                             self.keep(f"{key}.mixture", mixture, "nats", run)})
-        return Table(rows, dict.fromkeys(rows[0], ",.1f") | {
-            f"KL of {n} posteriors": ",.3f", f"by {draws:,} draws": ",.3f", "±": ".3f"})
 
-    def density(self) -> Table:
-        """Cross-entropy normalised over the 256 grey levels, in bits for each value of a pixel."""
-        run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
-        logits = logits_at(run.model, draw_codes(mu, logvar, self._draw("bits")))
-        nats = (reconstruction_error(run.recipe, logits, as_pixels(self.images))
-                + self.kl["VAE"].sum(1))
-        mean = self.scale.cifar.spectrum.mean.clamp(1 / 510, 1 - 1 / 510)
-        mean = torch.logit(mean).view(1, *self.images.shape[1:])        # half a level from 0 and 1
-        without = reconstruction_error(run.recipe, mean.expand(self.images.shape),
-                                       as_pixels(self.images).double())
-        words = {"uniform": 8.0,
-                 "mean image": self.keep("q1.bits_mean_image",
-                                         density.cross_entropy_bits(without, mean), "bits"),
-                 "VAE, by the ELBO: at most": self.keep(
-                     "q1.bits", density.cross_entropy_bits(nats, logits), "bits", run, "at most")}
-        return Table([{"distribution over 256 levels": name, "bits for each value": bits}
-                      for name, bits in words.items()], {"bits for each value": ".2f"})
+def noise_row(lab: Lab, label: str, name: str, together: bool = False, n: int = 1_000) -> dict:
+    """The loss of one model without noise and with it, and their difference over images; the draws
+    are those of the cell with the picture."""
+    run, images = lab.run(name), lab.cifar.test.images[:n]
+    mu, draw = lab.codes(run)[0][:n], torch.Generator().manual_seed(lab.settings.seed)
+    root = mu.std(0).diag()
+    if together:
+        root = density.symmetric_root(density.gaussian_fit(mu).covariance)
+    still = loss_at(run, images, mu)
+    noisy = loss_at(run, images, latent.shaken(mu, root, 1.0, draw))
+    lost, error = mean_and_error(noisy - still)
+    return {"model": label,
+            "noise": "as the codes vary together" if together else "in each dimension",
+            "at s = 0": still.mean().item(), "at s = 1": noisy.mean().item(), "lost": lost,
+            "±": error}
 
-    def beta_zero(self) -> Figure:
-        """The same draws from N(0, I) decoded by the VAE and by the model trained without KL."""
-        z = draw_prior(32, self.demo["VAE"].recipe.latent, self.lab.settings.seed)
-        panels = {label: tile(decode_set(self.demo[label].model, z), 8)
-                  for label in ("VAE", "β = 0")}
-        return self.lab.figure(picture(panels, "32 draws from N(0, I), trained with the KL and "
-                                       "without"), "q1-beta-zero",
-                               "32 samples from N(0, I) of the VAE, dim and blurred, and of the "
-                               "model trained with β = 0, gaudy and without form", picture=True)
 
-    # ---- Q2
+def law(lab: Lab) -> Table:
+    """Whether posterior variances are β / (β + H_jj), as the slope of their logarithms over
+    dimensions, and whether noise costs β/2 for each degree of freedom."""
+    one, sharp = law_row(lab, "β = 1", "small"), law_row(lab, "β = 0.1", "small-sharp")
+    keep, run = lab.found.keep, lab.run("small")
+    keep("q3.law_slope", one["slope"], "", run, f"{one['images']} test images")
+    keep("q3.sharp.law_slope", sharp["slope"], "", lab.run("small-sharp"))
+    keep("q3.noise", one["noise costs"], "nats", run)
+    keep("q3.noise_known", one["β/2 for each degree"], "nats", run, "predicted")
+    return Table([one, sharp], {"slope": ".3f", "±": ".3f", "noise costs": ".2f", "± ": ".2f",
+                                "β/2 for each degree": ".2f"})
 
-    @cached_property
-    def gradients(self) -> latent.Gradients:
-        """Estimates of the reconstruction's gradient for the first test image, from 2,000 draws."""
-        run, (mu, logvar) = self.demo["VAE"], self.codes["VAE"]
-        model, x = copy.deepcopy(run.model).cpu(), as_pixels(self.images[:1])
 
-        def cost(z: Tensor) -> Tensor:
-            return reconstruction_error(run.recipe, model.decode(z), x.expand(len(z), -1, -1, -1))
+def law_row(lab: Lab, label: str, name: str) -> dict:
+    """Both tests of one model; curvatures take two decodings for each image and dimension."""
+    run, mu, logvar = codes_of(lab, name)
+    images, beta, n = lab.cifar.test.images[:len(mu)], run.recipe.beta, min(64, len(mu) // 30)
+    curvature = latent.curvatures(run.model, images[:n], mu[:n], logvar[:n])
+    found = latent.curvature_law(curvature, logvar[:n], beta)
+    cost = latent.noise_cost(run.model, images, mu, logvar, drawing(lab, "noise", name))
+    mean, error = mean_and_error(cost)
+    return {"model": label, "images": n, "slope": finite(found.slope), "±": finite(found.error),
+            "noise costs": mean, "± ": error,
+            "β/2 for each degree": beta / 2 * latent.degrees_of_freedom(logvar)}
 
-        return latent.pathwise_and_score_gradients(cost, mu[0], logvar[0], 2_000,
-                                                     self._draw("Q2"))
 
-    @property
-    def estimators(self) -> dict[str, Tensor]:
-        """The three estimators' draws, (n, d) each."""
-        draws = self.gradients
-        return {"pathwise": draws.pathwise, "score function, baseline": draws.score_with_baseline,
-                "score function": draws.score}
+# ---- Q3: a fixed code, sampled
 
-    def gradient_spread(self) -> Figure:
-        """Running means of all three over more and more draws, where the gradient is largest."""
-        self.gradient_table()                           # its numbers stand in the prose
-        dim, run = self.gradients.pathwise.mean(0).abs().argmax(), self.demo["VAE"]
-        found = {name: pca.running_means(g[:, dim]) for name, g in self.estimators.items()}
-        last = {name: finite(error[-1]) or 1.0 for name, (_, error) in found.items()}
-        for key, error in zip(("pathwise", "baseline", "score"), last.values(), strict=True):
-            self.keep(f"q2.error_{key}", error, "nats per unit", run,
-                      f"of a mean of {len(self.gradients.pathwise)} draws")
-        known = self.keep("q2.gradient", found["pathwise"][0][-1], "nats per unit", run,
-                          "largest component, pathwise, all draws")
-        *near, far = found
-        panels = {"Pathwise, and score function with baseline": {n: found[n] for n in near},
-                  "Score function without: another scale": {far: found[far]}}
-        reach = {title: 8 * last[max(inside, key=last.get)] for title, inside in panels.items()}
-        return self.lab.figure(
-            plot_running(panels, known or 0.0, reach), "q2-gradients",
-            "Running means of three estimates of one gradient over 2,000 draws, with a band of one "
-            "standard error: pathwise is narrow at once, the score function with a baseline "
-            "narrows slowly, without one its axis is many times as long")
 
-    def gradient_table(self) -> Table:
-        """Variances, and how far the means of the same draws are from the pathwise ones."""
-        pathwise, rows = self.gradients.pathwise, []
-        for name, draws in self.estimators.items():
-            gap, doubled = ((None, None) if draws is pathwise else
-                            (apart(draws, pathwise), apart(2 * draws, pathwise)))
-            rows.append({"estimator": name,
-                         "variance, pathwise = 1": variance_ratio(pathwise, draws),
-                         "means apart, standard errors": gap, "if its mean were doubled": doubled})
-        for key, row in zip(("ratio_baseline", "ratio"), rows[1:], strict=True):
-            self.keep(f"q2.{key}", row["variance, pathwise = 1"], "", self.demo["VAE"])
-        self.keep("q2.apart", rows[1]["means apart, standard errors"], "standard errors",
-                  self.demo["VAE"], "with the baseline")
-        self.keep("q2.apart_doubled", rows[1]["if its mean were doubled"], "standard errors",
-                  self.demo["VAE"], "with the baseline")
-        return Table(rows, {"variance, pathwise = 1": ",.0f", "if its mean were doubled": ".1f",
-                            "means apart, standard errors": ".1f"})
+@once
+def samples(lab: Lab) -> dict[str, Tensor]:
+    """As many samples as there are test images, by model and density."""
+    n, seed = len(lab.cifar.test), lab.settings.seed
+    vae, plain, none = (lab.run(name) for name in ("small", "small-ae", "small-beta0"))
+    fitted = density.gaussian_fit(lab.codes(plain, "train")[0])
+    return {"VAE, N(0, I)": draw_images(vae.model, n, seed),
+            "autoencoder, N(0, I)": draw_images(plain.model, n, seed),
+            "autoencoder, fitted Gaussian": draw_images(plain.model, n, seed, fitted),
+            "β = 0, N(0, I)": draw_images(none.model, n, seed)}
 
-    def balance(self, n: int = 1_000) -> Table:
-        """The reconstruction's mean gradients beside the KL's, which they balance at an optimum."""
-        run, images = self.demo["VAE"], self.lab.cifar.train.images[:n]
-        mu, logvar = encode_set(run.model, images)
-        outward, against = pulls(run.model, images, mu, logvar, self._draw("balance"))
-        known = {"slope": ("along μ", outward, mu.square().sum(1)),
-                 "slope_sigma": ("along σ", against, (1 - logvar.exp()).sum(1))}
-        rows = []
-        for key, (name, pull, answer) in known.items():
-            level, (_, error) = answer.mean().item(), pca.mean_and_error(pull - answer)
-            ratio = pull.mean().item() / level
-            self.keep(f"q2.{key}", ratio, "", run, f"{n} training images; known answer 1")
-            self.keep(f"q2.{key}_error", error / abs(level), "", run)
-            rows.append({"direction": name, "reconstruction, pathwise": pull.mean().item(),
-                         "KL": level, "ratio": finite(ratio), "±": finite(error / abs(level))})
-        return Table(rows, {"reconstruction, pathwise": ".1f", "KL": ".1f", "ratio": ".2f",
-                            "±": ".2f"})
 
-    # ---- Q3
+@once
+def measured(lab: Lab) -> dict[str, dict]:
+    """What the judge measures of these samples."""
+    return {name: lab.judge.measure(images) for name, images in samples(lab).items()}
 
-    def noise(self) -> Table:
-        """What the noise costs the reconstruction, beside half of β for each degree of freedom."""
-        rows = []
-        for label, key in (("VAE", "q3"), ("β = 0.1", "q3.sharp"), ("β = 0", "q3.beta0")):
-            run, (mu, logvar) = self.demo[label], self.codes[label]
-            draw = self._draw("noise", label)
-            cost = noise_cost(run.model, self.images, mu, logvar, draw)
-            mean, error = pca.mean_and_error(cost)
-            freedom = latent.degrees_of_freedom(logvar)
-            self.keep(f"{key}.noise", mean, "nats", run)
-            self.keep(f"{key}.noise_known", run.recipe.beta / 2 * freedom, "nats", run,
-                      "to second order")
-            rows.append({"model": label, "β": run.recipe.beta, "degrees of freedom": freedom,
-                         "noise costs": finite(mean), "±": finite(error),
-                         "β/2 for each degree": run.recipe.beta / 2 * freedom})
-        return Table(rows, {"β": "g", "degrees of freedom": ".1f", "noise costs": ".2f",
-                            "±": ".2f", "β/2 for each degree": ".2f"})
 
-    def curvature(self) -> Table:
-        """Whether posterior variances are beta / (beta + H_jj), with H measured: the slope of their
-        logarithms over dimensions, which is 1 where the law holds."""
-        self.noise()                                    # its numbers stand in the prose
-        rows, n = [], min(64, len(self.images) // 30)   # two decodings for each image and dimension
-        for label, key in (("VAE", "q3"), ("β = 0.1", "q3.sharp")):
-            run, (mu, logvar) = self.demo[label], (t[:n] for t in self.codes[label])
-            measured = curvatures(run.model, self.images[:n], mu, logvar)
-            law = curvature_law(measured, logvar, run.recipe.beta)
-            slope = self.keep(f"{key}.law_slope", law.slope, "", run,
-                              f"{n} test images; holds within {HOLDS} of 1")
-            self.keep(f"{key}.law_error", law.error, "", run)
-            self.keep(f"{key}.law_correlation", law.correlation, "", run)
-            rows.append({"model": label, "β": run.recipe.beta, "images": len(mu), "slope": slope,
-                         "±": finite(law.error), "correlation": finite(law.correlation),
-                         "within 1.0 ± 0.1": None if slope is None else
-                         "yes" if abs(slope - 1) <= HOLDS else "no"})
-        return Table(rows, {"β": "g", "slope": ".3f", "±": ".3f", "correlation": ".3f"})
+def sample_distances(lab: Lab) -> Table:
+    """A Fréchet distance of the samples on the features of a small classifier, and the blur of
+    real images of equal KID."""
+    vae, none = measured(lab)["VAE, N(0, I)"], measured(lab)["β = 0, N(0, I)"]
+    known, name = {"half of the test images": lab.judge.ends["real"]}, lab.judge.name
+    lab.found.keep("q3.fd.vae", vae["distance"], "", lab.run("small"), name)
+    lab.found.keep("q3.fd.beta0", none["distance"], "", lab.run("small-beta0"), name)
+    lab.found.keep("q3.blur_px.beta0", none["blur"], "pixels", lab.run("small-beta0"))
+    return Table([{"images": images, name: found["distance"],
+                   "equivalent blur, pixels": blur_shown(found)}
+                  for images, found in (known | measured(lab)).items()],
+                 {name: ".3g", "equivalent blur, pixels": ".1f"})
 
-    @cached_property
-    def spreads(self) -> dict[str, dict[str, Tensor]]:
-        """By kind of noise and model, what makes noise of a model's own scale (d, d): the standard
-        deviation of each dimension of its codes, or the square root of their covariance."""
-        codes = {label: self.codes[label][0] for label in ("VAE", "autoencoder")}
-        return {"each dimension by itself": {k: mu.std(0).diag() for k, mu in codes.items()},
-                "as the codes vary together": {
-                    k: density.symmetric_root(density.gaussian_fit(mu).covariance)
-                    for k, mu in codes.items()}}
 
-    def robust(self, n: int = 8) -> Figure:
-        """Test images decoded from codes with more and more noise, by the VAE and autoencoder."""
-        self.robustness()                               # its numbers stand in the prose
-        images = as_pixels(self.images[:n])
-        rows = {"original": torch.cat([images, images])}
-        for scale in NOISES.values():
-            left, right = (decode_set(self.demo[label].model, shaken(
-                self.codes[label][0][:n], spread, scale, self._draw("robust")))
-                for label, spread in self.spreads["each dimension by itself"].items())
-            rows[f"s = {scale:g}"] = torch.cat([left, right])
-        title = "Decoded from μ + s × noise of each dimension's own standard deviation over images"
-        drawn = labelled_rows(rows, title, ("VAE", "autoencoder"), zoom=2, label=80, blocks=2)
-        return self.lab.figure(
-            drawn, "q3-robust", f"{n} test images decoded by the VAE, left, and the autoencoder, "
-            "right, with more and more noise in the code: the VAE's stay smooth while they lose "
-            "the image, the autoencoder's break up into speckle", picture=True)
+def two_sample(lab: Lab) -> Table:
+    """How well a classifier tells test images' codes from a density that one would sample."""
+    rows = [*vae_told(lab), *autoencoder_told(lab)]
+    lab.found.keep("q3.auc_vae_used_means", rows[2]["AUC"], "", lab.run("small"))
+    lab.found.keep("q3.auc_ae_fitted", rows[4]["AUC"], "", lab.run("small-ae"))
+    return Table(rows, {"AUC": ".3f", "±": ".3f"})
 
-    def robustness(self, n: int = 1_000) -> Table:
-        """What noise of the codes' own scale does to the reconstruction of both models."""
-        images, rows = self.images[:n], []
-        floor = pca.entropy_floor(images)
-        for (kind, spread), noise in zip(self.spreads.items(), ("", "shaped_"), strict=True):
-            for word, scale in NOISES.items():
-                above = [errors_at(self.demo[label].model, images, shaken(
-                    self.codes[label][0][:n], root, scale, self._draw("robust"))) - floor
-                    for label, root in spread.items()]
-                for key, nats in zip(("vae", "ae"), above, strict=True):
-                    self.keep(f"q3.robust_{noise}{key}_{word}", nats.mean(), "nats above the floor",
-                              self.demo["VAE" if key == "vae" else "autoencoder"])
-                gap, error = pca.mean_and_error(above[0] - above[1])
-                rows.append({"noise": kind, "s": scale, "VAE": finite(above[0].mean()),
-                             "autoencoder": finite(above[1].mean()),
-                             "VAE less autoencoder": finite(gap), "±": finite(error)})
-        return Table(rows, {"s": "g", "VAE": ",.0f", "autoencoder": ",.0f",
-                            "VAE less autoencoder": "+,.0f", "±": ",.1f"})
 
-    def two_sample(self) -> Table:
-        """How well a classifier tells test images' codes from a density that one would sample."""
-        rows = []
-        for key, (codes, told_from, a, b) in (self._vae_codes() | self._ae_codes()).items():
-            auc, error = two_sample_auc(a, b)
-            run = self.demo["VAE" if key.startswith("vae") else "autoencoder"]
-            self.keep(f"q3.auc_{key}", auc, "", run, "½ if codes and draws are of one density")
-            self.keep(f"q3.auc_{key}_error", error, "", run)
-            rows.append({"codes": codes, "dimensions": a.shape[1], "told from": told_from,
-                         "AUC": auc, "±": error})
-        return Table(rows, {"AUC": ".3f", "±": ".3f"})
+def told(codes: str, told_from: str, a: Tensor, b: Tensor) -> dict:
+    """A row: how well codes (N, d) are told from draws (N, d)."""
+    auc, error = latent.two_sample_auc(a, b)
+    return {"codes": codes, "dimensions": a.shape[1], "told from": told_from, "AUC": auc,
+            "±": error}
 
-    def _vae_codes(self) -> dict[str, tuple[str, str, Tensor, Tensor]]:
-        """What is told from what: two names, codes and as many draws, also without the dimensions
-        that are hardly used: those are noise, in which a difference of the others would drown."""
-        draw, (mu, logvar) = self._draw("two samples"), self.codes["VAE"]
-        used = latent.live(self.kl["VAE"], 0.1)
-        train = encode_set(self.demo["VAE"].model, self.lab.cifar.train.images[:FITTED])
-        n, z, prior = len(mu), draw_codes(mu, logvar, draw), torch.randn(mu.shape, generator=draw)
-        fitted = density.aggregate_posterior(*train).sample(n, draw)
-        means = density.gaussian_fit(train[0]).sample(n, draw)
-        every, name = "VAE, z ~ q(z|x)", "VAE, above 0.1 nats"
-        return {"vae": (every, PRIOR, z, prior), "vae_fitted": (every, FIT, z, fitted),
-                "vae_used": (name, PRIOR, z[:, used], prior[:, used]),
-                "vae_used_fitted": (name, FIT, z[:, used], fitted[:, used]),
-                "vae_used_means": (f"{name}, μ without noise", FIT, mu[:, used], means[:, used])}
 
-    def _ae_codes(self) -> dict[str, tuple[str, str, Tensor, Tensor]]:
-        """The same for the autoencoder, and last two sets of draws of one density."""
-        draw, codes = self._draw("two samples, autoencoder"), self.codes["autoencoder"][0]
-        train = encode_set(self.demo["autoencoder"].model, self.lab.cifar.train.images[:FITTED])[0]
-        n, fitted = len(codes), density.gaussian_fit(train)
-        again = density.gaussian_fit(fitted.sample(len(train), draw))
-        return {"ae": ("autoencoder", PRIOR, codes, torch.randn(codes.shape, generator=draw)),
-                "ae_fitted": ("autoencoder", FIT, codes, fitted.sample(n, draw)),
-                "null": ("draws from that Gaussian: ½ is right", "one fitted to other such draws",
-                         fitted.sample(n, draw), again.sample(n, draw))}
+def vae_told(lab: Lab) -> list[dict]:
+    """The VAE's codes in the dimensions above 0.1 nats: the others are noise, in which a
+    difference of these would drown."""
+    draw, (run, mu, logvar) = drawing(lab, "two samples"), codes_of(lab, "small")
+    used = latent.live(kl_divergence(mu, logvar), 0.1)
+    mu, logvar = mu[:, used], logvar[:, used]
+    train = [part[:FITTED, used] for part in lab.codes(run, "train")]
+    z = draw_codes(mu, logvar, draw)
+    return [told("VAE, z ~ q(z|x)", PRIOR, z, torch.randn(z.shape, generator=draw)),
+            told("VAE, z ~ q(z|x)", FIT, z,
+                 density.aggregate_posterior(*train).sample(len(z), draw)),
+            told("VAE, μ", FIT, mu, density.gaussian_fit(train[0]).sample(len(mu), draw))]
 
-    @cached_property
-    def samples(self) -> dict[str, Tensor]:
-        """As many samples as there are test images, by model and density."""
-        n, seed = len(self.lab.cifar.test), self.lab.settings.seed
-        model = {label: run.model for label, run in self.demo.items()}
-        fitted = density.gaussian_fit(self.codes["autoencoder"][0])
-        return {"VAE, N(0, I)": draw_images(model["VAE"], n, seed),
-                "autoencoder, N(0, I)": draw_images(model["autoencoder"], n, seed),
-                "autoencoder, fitted Gaussian": draw_images(model["autoencoder"], n, seed, fitted),
-                "β = 0, N(0, I)": draw_images(model["β = 0"], n, seed)}
 
-    def autoencoder(self) -> Figure:
-        """Samples of the VAE and of the autoencoder, from the prior and from its own density."""
-        self.sample_table()                             # its numbers stand in the prose
-        panels = {name: tile(images[:24], 6) for name, images in list(self.samples.items())[:3]}
-        return self.lab.figure(picture(panels, "The same layers, with and without noise in the "
-                                       "code"), "q3-autoencoder",
-                               "24 samples each of the VAE and of the autoencoder from N(0, I) and "
-                               "from a Gaussian fitted to its codes", picture=True)
+def autoencoder_told(lab: Lab) -> list[dict]:
+    """The autoencoder's codes, and last two sets of draws of one density."""
+    draw, (run, mu, _) = drawing(lab, "two samples, autoencoder"), codes_of(lab, "small-ae")
+    train = lab.codes(run, "train")[0][:FITTED]
+    n, fitted = len(mu), density.gaussian_fit(train)
+    again = density.gaussian_fit(fitted.sample(len(train), draw))
+    return [told("autoencoder", PRIOR, mu, torch.randn(mu.shape, generator=draw)),
+            told("autoencoder", FIT, mu, fitted.sample(n, draw)),
+            told("draws from that Gaussian: ½ is right", "one fitted to other such draws",
+                 fitted.sample(n, draw), again.sample(n, draw))]
 
-    @cached_property
-    def measured(self) -> dict[str, dict]:
-        """What the judge measures of the samples."""
-        return {name: self.lab.judge.measure(images) for name, images in self.samples.items()}
 
-    def sample_table(self) -> Table:
-        """A Fréchet distance of the samples, the blur of real images that comes to as much, and
-        texture; real images beside them."""
-        judge, test = self.lab.judge, self.lab.cifar.test.images
-        mean = self.scale.cifar.spectrum.mean.float().view(1, *test.shape[1:])
+# ---- Q4: the price
 
-        def row(name: str, found: dict, images: Tensor) -> dict:
-            return {"images": name, judge.name: found["distance"],
-                    "equivalent blur, pixels": blur_shown(found), **texture(images)}
 
-        rows = [row("half of the test images", judge.ends["real"], test[:len(test) // 2]),
-                row("mean image", judge.ends["mean"], mean)]
-        keys = {"vae": "VAE", "ae": "autoencoder", "ae_fitted": "autoencoder", "beta0": "β = 0"}
-        for (key, label), (name, found) in zip(keys.items(), self.measured.items(), strict=True):
-            rows.append(row(name, found, self.samples[name]))
-            self.keep(f"q3.fd.{key}", found["distance"], "", self.demo[label], judge.name)
-            self.keep(f"q3.blur_px.{key}", found["blur"], "pixels", self.demo[label],
-                      "of real images of equal KID")
-            self.keep(f"q3.texture.{key}", rows[-1]["neighbour correlation"], "", self.demo[label])
-        self.keep("q3.fd.real", judge.floor, "", note=judge.name)
-        self.keep("q3.texture.real", rows[0]["neighbour correlation"])
-        self.keep("q3.judge_accuracy", judge.accuracy, "of the test labels")
-        return Table(rows, {judge.name: ".3g", "equivalent blur, pixels": ".1f",
-                            "neighbour correlation": ".2f", "sharpness, thousandths": ".2f"})
+def price(lab: Lab) -> Table:
+    """What the weight of the KL does to the code, beside the linear prediction."""
+    rows = {"q4": price_row(lab, "β = 1", "small"),
+            "q4.sharp": price_row(lab, "β = 0.1", "small-sharp"),
+            "q4.beta0": price_row(lab, "β = 0", "small-beta0"),
+            "averaged": price_row(lab, "reconstruction averaged", "small-mean")}
+    keep, one, sharp = lab.found.keep, rows["q4"], rows["q4.sharp"]
+    keep("q4.active", one["above 0.01 nats"], "dimensions", lab.run("small"))
+    keep("q4.active_tenth", one["above 0.1"], "dimensions", lab.run("small"))
+    keep("q4.dof", one["degrees of freedom"], "", lab.run("small"))
+    keep("q4.near", one["to the nearest"], "nats", lab.run("small"))
+    keep("q4.sharp.dof", sharp["degrees of freedom"], "", lab.run("small-sharp"))
+    keep("q4.sharp.near", sharp["to the nearest"], "nats", lab.run("small-sharp"))
+    keep("small.kl", one["KL"], "nats", lab.run("small"))
+    keep("averaged.kl", rows["averaged"]["KL"], "nats", lab.run("small-mean"))
+    return Table(list(rows.values()), {"KL": ",.1f", "degrees of freedom": ".1f",
+                                       "of a linear VAE": ".1f", "to the nearest": ",.1f"})
 
-    # ---- Q4
 
-    def map(self, n: int = 12, reach: float = 3.0) -> Figure:
-        """The plane of the two dimensions of highest KL: decodings of a grid, the others at 0, and
-        beside it where test images lie, in colours the three classes farthest out."""
-        self.price(), self.averaging()                  # their numbers stand in the prose
-        run, mu, kl = self.demo["VAE"], self.codes["VAE"][0], self.kl["VAE"].mean(0)
-        across, up = dims = kl.argsort(descending=True)[:2].tolist()
-        self.keep("q4.map_share", kl[dims].sum() / kl.sum(), "of the KL", run)
-        steps, z = torch.linspace(-reach, reach, n), torch.zeros(n * n, mu.shape[1])
-        z[:, across], z[:, up] = steps.repeat(n), steps.flip(0).repeat_interleave(n)
-        points, names = mu[:, dims], self.lab.cifar.test.label_names
-        labels = self.lab.cifar.test.labels[:len(mu)]
-        centres = {k: points[labels == k].mean(0) for k in labels.unique().tolist()}
-        out = sorted(centres, key=lambda k: -(centres[k] - points.mean(0)).norm().item())[:3]
-        words = tuple(f"dimension {d}, {kl[d].item():.1f} nats" for d in dims)
-        drawn = plot_map(tile(decode_set(run.model, z), n, zoom=1, gap=0), reach * n / (n - 1),
-                         points, labels, {k: names[k] for k in out}, words)
-        return self.lab.figure(
-            drawn, "q4-map", f"Left: {n}×{n} decodings over the two dimensions of highest KL, a "
-            "blob that changes evenly from dark to light against its ground. Right: one round "
-            "cloud of test images' means; three classes in colours lie a little off its middle "
-            "and overlap", picture=True)
+def price_row(lab: Lab, label: str, name: str) -> dict:
+    """Of one model; the nearest posterior is the median one, by -ln of the overlap."""
+    run, mu, logvar = codes_of(lab, name)
+    kl, sigma2 = kl_divergence(mu, logvar), run.recipe.sigma2
+    known = scale(lab, "cifar").spectrum
+    best = linear.linear_optimum(known, sigma2, mu.shape[1]) if sigma2 else None
+    nearest = density.median_nearest(density.posterior_distances(mu, logvar))
+    return {"model": label, "KL": kl.sum(1).mean().item(),
+            "above 0.01 nats": latent.active_units(kl), "above 0.1": latent.active_units(kl, 0.1),
+            "degrees of freedom": latent.degrees_of_freedom(logvar),
+            "of a linear VAE": best.dof if best else None, "to the nearest": nearest}
 
-    def price(self) -> Table:
-        """What the weight of the KL does to the code, beside the linear prediction."""
-        spectrum, rows = self.scale.cifar.spectrum, []
-        for label, key in (("VAE", "q4"), ("β = 0.1", "q4.sharp"), ("β = 0", "q4.beta0")):
-            run, kl = self.demo[label], self.kl[label]
-            linear = None
-            if run.recipe.sigma2:
-                linear = pca.linear_optimum(spectrum, run.recipe.sigma2, kl.shape[1]).dof
-                self.keep(f"{key}.dof_linear", linear, "", run)
-            units = {t: latent.active_units(kl, t) for t in (0.01, 0.1)}
-            self.keep(f"{key}.active", units[0.01], "dimensions", run, "above 0.01 nats")
-            self.keep(f"{key}.active_tenth", units[0.1], "dimensions", run, "above 0.1 nats")
-            near = density.median_nearest(self.distances[label])
-            rows.append({"model": label, "KL": kl.sum(1).mean().item(),
-                         "dimensions above 0.01 nats": units[0.01], "above 0.1": units[0.1],
-                         "degrees of freedom": self.keep(
-                             f"{key}.dof", latent.degrees_of_freedom(self.codes[label][1]), "",
-                             run),
-                         "linear prediction": linear,
-                         "−ln overlap with the nearest": self.keep(
-                             f"{key}.near", near, "nats", run, f"median of {len(kl)} test images")})
-        return Table(rows, {"KL": ",.1f", "degrees of freedom": ".1f", "linear prediction": ".1f",
-                            "−ln overlap with the nearest": ",.1f"})
 
-    # ---- why the loss is summed
+def plot_plane(lab: Lab, name: str, dims: Tensor, sheet: np.ndarray, reach: float):
+    """Decodings of a grid of two dimensions, `sheet`, from -reach to reach; beside it the means of
+    test images, the three classes farthest from the middle in colours."""
+    run, mu, logvar = codes_of(lab, name)
+    kl, points = kl_divergence(mu, logvar).mean(0), mu[:, dims]
+    figure, (grid, plane) = two_squares(sheet)
+    half = reach * (1 + 1 / (sheet.shape[0] // run.recipe.side - 1))    # to the tiles' edges
+    grid.imshow(sheet, extent=(-half, half, -half, half), interpolation="none")
+    scatter_classes(plane, points, lab.cifar.test.labels[:len(mu)], lab.cifar.test.label_names)
+    across, up = (f"dimension {dim}, {kl[dim]:.1f} of {kl.sum():.1f} nats" for dim in dims.tolist())
+    for axes, title in ((grid, "Decoded there"), (plane, "Where test images lie")):
+        axes.set(xlim=(-half, half), ylim=(-half, half), title=title, xlabel=across, ylabel=up)
+    return figure
 
-    def averaging(self) -> Table:
-        """What averaging one term or both makes of the KL's weight, and of the code."""
-        small, spectrum = self.demo["VAE"].recipe, self.scale.cifar.spectrum
-        cases = {"both summed": "VAE", "no KL": "β = 0", "reconstruction averaged": "averaged",
-                 "both averaged": small.pixels / small.latent, "KL averaged": 1 / small.latent}
-        rows = [self._averaged(name, case) for name, case in cases.items()]
-        for key, label in (("small", "VAE"), ("averaged", "averaged"), ("beta0", "β = 0")):
-            self.keep(f"{key}.kl", self.kl[label].sum(1).mean(), "nats", self.demo[label])
-        self.keep("averaged.sigma2", self.demo["averaged"].recipe.sigma2)
-        self.keep("averaged.largest_eigenvalue", spectrum.eigenvalues[0])
-        return Table(rows, {"weight of the KL": ",.4g", "σ²": ",.4g", "KL, nats": ",.1f",
-                            "reconstruction above the floor": ".1f"})
 
-    def _averaged(self, name: str, case: str | float) -> dict:
-        """A row for a trained variant, or for a weight of the KL in closed form only."""
-        run = self.demo.get(case)
-        recipe = run.recipe if run else self.demo["VAE"].recipe.but(beta=case)
-        best = recipe.sigma2 and pca.linear_optimum(self.scale.cifar.spectrum, recipe.sigma2,
-                                                         recipe.latent)
-        above = run and run.chosen["test_reconstruction"] - self.scale.cifar.test_floor
-        return {"loss": name if run else f"{name}: closed form only",
-                "weight of the KL": recipe.beta, "σ²": recipe.sigma2,
-                "directions above σ²": best.active if best else None,
-                "KL, nats": self.kl[case].sum(1).mean().item() if run else None,
-                "units above 0.01 nats": latent.active_units(self.kl[case]) if run else None,
-                "reconstruction above the floor": above}
+def two_squares(sheet: np.ndarray):
+    """A figure with two axes of the sheet's size, pixel for pixel."""
+    dpi, (h, w) = 100, sheet.shape[:2]
+    left, top, bottom, gap, right = 56, 36, 48, 72, 24
+    width, height = left + 2 * w + gap + right, top + h + bottom
+    figure = plt.figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    return figure, [figure.add_axes([x / width, bottom / height, w / width, h / height])
+                    for x in (left, left + w + gap)]
+
+
+def scatter_classes(axes, points: Tensor, labels: Tensor, names: tuple[str, ...]) -> None:
+    """Points (n, 2) in grey, and the three classes whose means lie farthest out in colours."""
+    centres = {k: points[labels == k].mean(0) for k in labels.unique().tolist()}
+    out = sorted(centres, key=lambda k: -(centres[k] - points.mean(0)).norm().item())[:3]
+    axes.scatter(*points.T.numpy(), s=5, color="#d0d0d0", lw=0)
+    for label, style in zip(out, ("conv", "fc", "celeba64"), strict=False):
+        axes.scatter(*points[labels == label].T.numpy(), s=7, color=STYLES[style][0], lw=0,
+                     label=names[label])
+    axes.axvline(0, color=GREY, lw=0.5)
+    axes.axhline(0, color=GREY, lw=0.5)
+    axes.legend(fontsize=8, loc="upper right", markerscale=2)
+
+
+# ---- why the loss is summed
+
+
+def averaging(lab: Lab) -> Table:
+    """What averaging one term or both makes of the KL's weight, and of a linear VAE's code."""
+    recipe, known = lab.run("small").recipe, scale(lab, "cifar").spectrum
+    weights = {"both summed": 1.0, "reconstruction averaged": float(recipe.pixels),
+               "both averaged": recipe.pixels / recipe.latent, "KL averaged": 1 / recipe.latent}
+    rows = []
+    for loss, beta in weights.items():
+        sigma2 = recipe.but(beta=beta).sigma2
+        best = linear.linear_optimum(known, sigma2, recipe.latent)
+        rows.append({"loss": loss, "weight of the KL": beta, "σ²": sigma2,
+                     "directions above σ²": best.active, "KL of a linear VAE": best.rate})
+    lab.found.keep("averaged.sigma2", rows[1]["σ²"])
+    lab.found.keep("averaged.largest_eigenvalue", known.eigenvalues[0])
+    return Table(rows, {"weight of the KL": ",.4g", "σ²": ",.4g", "KL of a linear VAE": ",.1f"})
