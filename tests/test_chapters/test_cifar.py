@@ -1,248 +1,109 @@
-"""Task 1: its numbers where the answer is known, and its tables on trainings that never were."""
+"""Task 1: its numbers where the answer is known, over trainings that never were."""
 
-from __future__ import annotations
-
-import math
-from types import SimpleNamespace
-
-import matplotlib.pyplot as plt
 import pytest
-import torch
-from tiny import put_linear
+from tiny import assert_shows, put_linear
 
-from data import Splits, load
-from lab import linear
 from lab.chapters import cifar
-from lab.chapters.scale import Scale, scale_of
-from lab.latent import against_linear, amortisation_gap, rate_and_distortion
-from lab.recipes import RECIPES
+from lab.chapters.scale import scale
+from lab.linear import linear_optimum, linear_vae_parameters
+from lab.notebook import Lab
+from lab.recipes import RECIPES, Training
 from lab.runs import Run
-from lab.session import Lab
-from lab.show import Findings
-from lab.training import encode_set
+from lab.show import Figure, Table
 from vae_helpers import Recipe, build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LINEAR = Recipe("plain", network="fc", widths=(), norm=False, link="identity",
-                reconstruction="sse", side=4, latent=3)
-NORMED = Recipe("normed", side=8, widths=(4, 8), latent=3)
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def grey(n=40, side=4, seed=0):
-    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(seed))
-
-
-def orthonormal(recipe):
-    """x_hat = B z and mu = B^T x with orthonormal columns B: codes and images keep distances."""
-    model = build(recipe)
-    basis = torch.linalg.qr(torch.randn(48, 3, generator=generator())).Q
-    with torch.no_grad():
-        model.to_mu.weight.copy_(basis.T)
-        model.decoder[0].weight.copy_(basis)
-        for layer in (model.to_mu, model.to_logvar, model.decoder[0]):
-            layer.bias.zero_()
-        model.to_logvar.weight.zero_()
-    return model.eval()
-
-
-def past(name, losses, seconds=10.0, recipe=None, **more):
-    """A run with these test losses, never trained."""
-    recipe = recipe or RECIPES["fc"].but(name=name, widths=(8,))
-    history = [{"epoch": i, "loss": loss + 1.0, "reconstruction": loss - 4.0, "kl": 5.0,
-                "test_loss": loss, "test_reconstruction": loss - 6.0, "test_kl": 6.0,
-                "seconds": seconds, "start_seconds": 0.0, "device": "CPU"}
-               for i, loss in enumerate(losses, 1)]
-    for key, values in more.items():
-        for h, value in zip(history, values, strict=True):
-            h[key] = value
-    identity = {"images": 200, "precision": "fp32", "seed": 0}
-    return Run(recipe, build(recipe).eval(), history, None, identity, False)
-
-
-# ---- numbers from models
-
-
-def linear_vae(images, sigma2, latent):
-    """The best linear VAE of these images, and its place in the plane."""
-    spectrum = linear.spectrum(images, 2 * latent)
-    best = linear.linear_optimum(spectrum, sigma2, latent)
-    model = build(Recipe("linear", network="fc", widths=(), norm=False, link="identity",
-                         reconstruction="sse", beta=2 * sigma2, latent=latent))
-    found = linear.linear_vae_parameters(spectrum, sigma2, latent)
-    return put_linear(model, found), best, spectrum
-
-
-def test_a_linear_optimum_lies_where_its_closed_form_says_and_on_the_line():
-    images = load("cifar10", source="standin", limit=400).images
-    model, best, spectrum = linear_vae(images, 0.25, 24)
-    rate, distortion = rate_and_distortion(model, images, seed=0)
-    assert rate == pytest.approx(best.rate, rel=1e-4)
-    assert distortion == pytest.approx(best.distortion, rel=0.02)   # less what [0, 1] cuts off
-    curve = linear.rate_distortion(spectrum, torch.logspace(-1.5, 1.5, 200).tolist(), 24)
-    share = against_linear({"linear": (rate, distortion)}, curve)["linear"]
-    assert share == pytest.approx(1, rel=0.02)
-
-
-def test_points_are_set_against_the_line_at_their_own_rate_and_not_beyond_it():
-    curve = linear.RateDistortion(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([9.0, 5.0, 1.0]))
-    points = {"on": (1.0, 5.0), "half": (2.0, 1.5), "over": (0.5, 14.0), "beyond": (3.5, 1.0)}
-    shares = against_linear(points, curve)
-    assert shares.pop("beyond") is None
-    assert shares == pytest.approx({"on": 1, "half": 0.5, "over": 2})
-
-
-def test_amortisation_gap_is_that_of_a_linear_decoder():
-    """|x - Bz|² + KL is least at mu = 2/3 B^T x, variance 1/3; B^T x loses 3/2 |B^T x / 3|²."""
-    model, images = orthonormal(LINEAR), grey(64)
-    with torch.no_grad():
-        model.to_logvar.bias.fill_(-math.log(3))
-    code = encode_set(model, images)[0]
-    gap, error = amortisation_gap(model, images, seed=0, steps=300)
-    assert gap == pytest.approx((code.square().sum(1) / 6).mean().item(), rel=0.02) and error < gap
-    with torch.no_grad():
-        model.to_mu.weight.mul_(2 / 3)
-    assert amortisation_gap(model, images, seed=0)[0] == pytest.approx(0, abs=0.02)
-
-
-def test_amortisation_gap_takes_the_sigma_that_the_model_has_learned():
-    """|x - Bz|² / 2s² + KL is least at mu = B^T x / (1 + s²); learned, s begins at 1."""
-    model, images = orthonormal(LINEAR.but(reconstruction="gaussian")), grey(64)
-    with torch.no_grad():
-        model.to_logvar.bias.fill_(-math.log(2))
-        code = encode_set(model, images)[0]
-    gap, _ = amortisation_gap(model, images, seed=0, steps=300)
-    assert gap == pytest.approx((code.square().sum(1) / 4).mean().item(), rel=0.03)
-
-
-def test_a_decoder_without_texture_has_no_neighbour_correlation():
-    model = build(RECIPES["fc"].but(widths=(8,))).eval()
-    with torch.no_grad():
-        model.decoder[-2].weight.zero_()
-        model.decoder[-2].bias.zero_()                              # every pixel is a half
-    images = grey(30, side=32)
-    judge = SimpleNamespace(ends={"real": {"distance": 1.0}, "mean": {"distance": 9.0}},
-                            measure=lambda x: {"distance": float(len(x))})
-    real, mean, flat = cifar.quality(judge, {"flat": model}, images, images, seed=0)
-    assert (real["distance"], mean["distance"], flat["distance"]) == (1, 9, 30)
-    assert flat["neighbour correlation"] is None and flat["sharpness, thousandths"] == 0
-    assert real["neighbour correlation"] == pytest.approx(0, abs=0.02)  # white noise
-
-
-# ---- numbers from trainings
+def past(name, loss, seed=0, seconds=(10.0, 10.0), **changes):
+    """A run of as many epochs that ends at this test loss, its network untrained."""
+    recipe = RECIPES["fc"].but(name=name, widths=(8,), **changes)
+    history = [{"epoch": i, "loss": loss - 1.0, "reconstruction": loss - 6.0, "kl": 5.0,
+                "test_loss": loss + len(seconds) - i, "test_reconstruction": loss - 6.0,
+                "test_kl": 6.0, "seconds": s, "start_seconds": 1.0 if changes else 0.0,
+                "device": "CPU"} for i, s in enumerate(seconds, 1)]
+    identity = {"recipe": {"name": name}, "images": 200, "precision": "fp32", "seed": seed}
+    return Run(recipe, build(recipe, seed).eval(), history, None, identity, False)
 
 
 @pytest.fixture
-def task():
-    """The chapter over runs that never were, on a scale of floor 100 and mean image 200."""
-    runs = {"conv": past("conv", [150.0, 140.0]), "fc": past("fc", [170.0, 180.0], 2.0),
-            "improved": past("improved", [130.0], 30.0), "sprint": past(
-                "sprint", [139.0], 5.0, recipe=RECIPES["fc"].but(
-                    name="sprint", widths=(8,), start="weights", start_images=10))}
-    optional = {"fc, seed 1": past("fc", [183.0]), "fc-wide": past(
-        "fc-wide", [160.0, 150.0, 155.0], recipe=RECIPES["fc"].but(name="fc-wide", widths=(16,),
-                                                                   patience=5),
-        heldout_loss=[3.0, 1.0, 2.0])}
-    images = SimpleNamespace(images=grey(12, side=32))
-    lab = SimpleNamespace(settings=SimpleNamespace(seed=0), found=Findings(),
-                          cifar=Splits(images, None, images), optional=optional.get,
-                          train=lambda name, log=True: runs.get(name), DEFAULT=tuple(runs),
-                          figure=lambda drawn, *_: plt.close(drawn),
-                          wanted=("fc, seed 1", "fc, seed 2", "conv, seed 1", "conv, 30 epochs"))
-    spectrum = linear.spectrum(images.images, 128)
-    made = cifar.Chapter(lab, SimpleNamespace(cifar=Scale(90.0, 100.0, 200.0, spectrum)), None)
-    made.__dict__["pca"] = {"test_loss": 160.0, "test_reconstruction": 120.0, "test_kl": 40.0}
-    made.__dict__["pca_gain"] = {"test_loss": 155.0, "test_reconstruction": 115.0, "test_kl": 40.0}
-    made.more = optional
+def lab(tmp_path):
+    """A small run in which the trainings that a default one has were done, and a few more."""
+    made = Lab({"TRAIN_LIMIT": 150, "EPOCHS": 1, "DATA": "standin", "RUNS": str(tmp_path),
+                "DEVICE": "cpu", "PRECISION": "fp32"})
+    made.runs = {Training("conv"): past("conv", 1940.0), Training("fc"): past("fc", 1980.0),
+                 Training("fc", 1): past("fc", 1983.0, seed=1),
+                 Training("improved"): past("improved", 1930.0),
+                 Training("sprint"): past("sprint", 1939.0, seconds=(4.0,), start="weights"),
+                 Training("fc-pca"): past("fc-pca", 1937.0)}
     return made
 
 
-def test_the_losses_table_shows_the_epoch_whose_weights_the_model_has(task):
-    rows = {row["model"]: row for row in task.losses().rows}
-    assert list(rows)[:3] == ["mean image", "PCA through a sigmoid", "the same with one gain"]
-    mean, pca = rows["mean image"], rows["PCA through a sigmoid"]
-    wide = rows["fc, one layer of 768"]
-    assert (mean["above the floor"], mean["KL"], pca["above the floor"]) == (100, 0, 60)
-    conv = rows["conv"]
-    assert conv.pop("against linear") > 1               # it was never trained
-    assert conv == {
-        "model": "conv", "parameters": 3072 * 8 + 8 + 2 * (8 * 128 + 128) + 128 * 8 + 8
-        + 8 * 3072 + 3072, "epochs": 2, "test loss": 140, "above the floor": 40,
-        "other seeds": None, "KL": 6, "seconds": 20}
-    assert (wide["epochs"], wide["test loss"], wide["seconds"]) == (2, 150, 30)  # 3 were trained
-    found = task.lab.found
-    assert (found["conv.loss"], found["conv.kl"], found["conv.test_kl"]) == (141, 5, 6)
-    assert (found["fc_wide.above_floor"], found["pca_gain.above_floor"]) == (50, 55)
-    assert found["conv.less_fc"] == 40
+def test_a_row_is_of_the_first_seed_and_mean_and_deviation_are_of_all_that_are_there(lab):
+    floor, shown = scale(lab, "cifar").test_floor, cifar.losses(lab)
+    rows = {row["model"]: row for row in shown.rows}
+    fc, conv = rows["**fc**"], rows["**conv**"]
+    assert (fc["epochs"], fc["test loss"], fc["KL"], fc["seconds"]) == (2, 1980, 6, 20)
+    assert (fc["above the floor"], fc["mean of seeds"], fc["seeds"]) == pytest.approx(
+        (1980 - floor, 1981.5 - floor, 2))
+    assert fc["±"] == pytest.approx(3 / 2 ** 0.5)               # of 0 and 3, from their mean
+    assert (conv["mean of seeds"], conv["±"]) == (pytest.approx(1940 - floor), None)
+    assert rows["mean image"]["test loss"] == scale(lab, "cifar").test_mean_image
+    assert "fc-wide" in shown.caption and "improved" not in shown.caption
+    found = lab.found
+    assert (found["conv.less_fc"], found["conv.loss"]) == (40, 1939)
+    assert found["fc.training_sd"] == pytest.approx(3 / 2 ** 0.5)
+    assert not {"conv.training_sd", "fc_wide.less"} & set(found)
+    pca = rows["PCA with one gain"]["test loss"]
+    assert found["fc_pca.trained"] == pytest.approx(pca - 1937)
 
 
-def test_seeds_stand_beside_the_first_and_give_a_spread(task):
-    rows = {row["model"]: row for row in task.losses().rows}
-    assert (rows["fc"]["above the floor"], rows["fc"]["other seeds"]) == (80, (83,))
-    found = task.lab.found
-    assert found["fc.spread"] == 3 and "conv.spread" not in found
+def test_the_linear_vae_of_training_images_is_on_the_line_that_models_are_set_against(lab):
+    """Of test images, on which its rate and squared error are others."""
+    known = scale(lab, "cifar").spectrum
+    model = build(Recipe("linear", network="fc", widths=(), norm=False, link="identity",
+                         reconstruction="sse"))
+    put_linear(model, linear_vae_parameters(known, 0.5, 128))
+    rate, ratio = cifar.over_linear(lab, model)
+    assert ratio == pytest.approx(1, abs=0.02)                      # [0, 1] cuts a little off
+    assert rate != pytest.approx(linear_optimum(known, 0.5).rate, rel=0.05)
 
 
-def test_what_is_not_trained_says_so_in_its_row(task):
-    rows = task.losses().rows
-    absent = [row for row in rows if row["model"].endswith(": not trained here")]
-    assert "fc, one cycle of 1e-3: not trained here" in {row["model"] for row in absent}
-    assert all(value is None for row in absent for head, value in row.items() if head != "model")
-
-
-def test_the_start_counts_among_the_seconds_that_a_training_takes(task):
-    sprint = task.lab.train("sprint")
-    sprint.history[0]["start_seconds"] = 1.0
-    assert task.conv.seconds == 20 and sprint.seconds == 6
-    task.by_seconds()
-    assert task.lab.found["sprint.sooner"] == pytest.approx(20 / 6)
-
-
-def test_permuting_says_what_is_not_there(task):
-    task.lab.absent = lambda *labels: labels
-    assert task.permuted_bars() == ("conv, permuted", "fc, permuted", "fc-pca, permuted")
-    assert "permuted.conv" not in task.lab.found
-
-
-def test_permuting_costs_the_difference_of_training_losses(task):
-    task.more |= {"conv, permuted": past("conv", [165.0]), "fc, permuted": past("fc", [181.0])}
-    task.permuted_bars()
-    found = task.lab.found
+def test_permuting_costs_the_difference_of_training_losses_or_says_what_is_missing(lab):
+    assert isinstance(cifar.permuted(lab), Table)                   # of what is not trained
+    for name, loss in {"conv": 1965.0, "fc": 1981.0, "fc-pca": 1937.0, "improved": 1936.0}.items():
+        lab.runs[Training(name, permuted=True)] = past(name, loss, seed=2)
+    assert isinstance(cifar.permuted(lab), Figure)
+    found, floor = lab.found, scale(lab, "cifar").floor
     assert (found["permuted.conv"], found["permuted.fc"]) == (25, 1)
-    assert (found["permuted.lead"], found["permuted.lead_left"]) == (40, 16)
+    assert found["permuted.lead_left"] == 16
+    assert found["permuted.improved_ends"] == pytest.approx(1935 - floor)
 
 
-# ---- what was tried
+def test_samples_are_measured_for_every_model_and_shown_beside_real_images(lab):
+    shown = cifar.quality(lab)
+    assert list(cifar.samples(lab)) == list(cifar.measured(lab)) == ["conv", "fc", "improved"]
+    rows = {row["images"]: row for row in shown.rows}
+    assert list(rows) == ["half of the test images", "mean image", "PCA", "conv", "fc", "improved"]
+    assert rows["PCA"][cifar.SSIM] > rows["conv"][cifar.SSIM]       # which was never trained
+    assert [rows[name]["seeds"] for name in ("conv", "fc")] == [1, 2]
 
 
-def test_trials_show_what_is_finished_and_say_what_is_not(tmp_path, monkeypatch):
-    tried = {name: RECIPES["fc"].but(widths=(width,), trial=True, epochs=1)
-             for name, width in (("plain", 8), ("wider", 16))}
-    monkeypatch.setattr(cifar, "TRIALS", tried)
-    lab = Lab({"TRAIN_LIMIT": 50, "DATA": "standin", "RUNS": str(tmp_path), "DEVICE": "cpu",
-               "PRECISION": "fp32"})
-    job = cifar.trial_jobs(lab)["wider"]
-    assert (len(job.splits.train), len(job.splits.heldout), job.epochs) == (40, 10, 1)
-    last = job.train().last
-    made = SimpleNamespace(lab=lab)
-    plain, wider = cifar.Chapter.trials(made).rows
-    assert plain["held-out loss"] is None and plain["note"] == "not trained here"
-    assert wider["held-out loss"] == last["heldout_loss"] and wider["note"] == ""
-    assert wider["against the first"] is None                       # there is no first to compare
-    cifar.trial_jobs(lab)["plain"].train()
-    plain, wider = cifar.Chapter.trials(made).rows
-    assert plain["against the first"] == 0
-    assert wider["against the first"] == wider["held-out loss"] - plain["held-out loss"]
+def test_trials_show_what_is_finished_beside_the_first_and_count_what_is_not(lab):
+    tried = {name: lab.job(RECIPES["fc"].but(name=name, widths=(width,), trial=True))
+             for name, width in (("plain", 8), ("wider", 16), ("widest", 32))}
+    last = tried["wider"].train().last["heldout_loss"]
+    shown = cifar.trial_table(tried)
+    assert shown.caption.startswith("2 of 3 trials") and len(shown.rows) == 1
+    assert shown.rows[0]["against the first"] is None               # which is not there
+    first = tried["plain"].train().last["heldout_loss"]
+    rows = cifar.trial_table(tried).rows
+    assert [row["against the first"] for row in rows] == [0, last - first]
 
 
-def test_pca_with_the_gain_that_training_images_choose_is_no_worse_on_them():
-    splits = Splits(*(load("cifar10", split, source="standin", limit=300)
-                      for split in ("train", "train", "test")))
-    made, images = scale_of(splits, top=160), splits.train.images
-    gain = cifar.best_gain(RECIPES["fc"], made, images, seed=0)
-    plain, gained = (cifar.pca_terms(RECIPES["fc"], made, images, 0, g) for g in (1.0, gain))
-    assert gained["test_loss"] <= plain["test_loss"] < made.test_mean_image + made.floor
-    assert gained["test_kl"] == pytest.approx(plain["test_kl"])     # only the decoder's logits
+def test_figures_and_tables_show_something_and_a_start_counts_among_the_seconds(lab):
+    for shown in (cifar.curves(lab), cifar.rates(lab), cifar.by_seconds(lab)):
+        assert_shows(shown, Figure)
+    assert lab.found["sprint.sooner"] == pytest.approx(20 / (1 + 4))
+    for shown in (cifar.gaps(lab), cifar.trials(lab), cifar.sprint_trials(lab)):
+        assert_shows(shown, Table)
