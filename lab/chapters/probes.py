@@ -2,336 +2,249 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from statistics import fmean, stdev
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lab import linear as pca
 from lab.chapters.faces import SHOWN
-from lab.chapters.faces import Chapter as Faces
-from lab.chapters.scale import Scale
-from lab.latent import Probe, Reading, edit_steps, effect, fit_probes, mean_auc, read, varied
-from lab.linear import Spectrum, mean_and_error, pca_scores
-from lab.recipes import RECIPES
+from lab.chapters.scale import scale
+from lab.latent import Probe, edit_steps, effect, fit_probes, mean_auc, read, varied
+from lab.linear import Spectrum, linear_optimum, mean_and_error, pca_scores
+from lab.notebook import Lab, needs, once
+from lab.recipes import Training
 from lab.runs import Run
-from lab.samples import features
-from lab.session import Lab
-from lab.show import Figure, Table, finite
-from lab.training import decode_set, draw_codes, encode_set, generator, lerp
-from vae_helpers import picture, tile
+from lab.show import Figure, Table, labelled_rows
+from lab.training import decode_set, draw_codes, encode_set, generator
+from vae_helpers import kl_divergence
 
+FEW = 3_000             # training faces that the models of 128×128 are compared on
+EDITED = 200            # test faces that are edited
+PASSES = 0.25           # an edit passes where nothing else moves by this share of what it edits
 REAL = "real faces, with it less without"
-WAYS = {"mean difference": "mean", "at equal others": "equal", "probe's direction": "probe"}
-LARGE = {"celeba128": "b1_long", "celeba128, half": "b1", "celeba128-b4": "b4",
-         "celeba128-b10": "b10"}
-
-# ---- other codes of the same faces
+Parts = dict[str, Tensor]       # each test face's part (N,) in the AUC of every attribute
 
 
-def codes_of(run: Run, images: Tensor) -> Tensor:
-    """mu of images (N, d)."""
-    return encode_set(run.model, images)[0]
+# ---- codes of training and test faces
 
 
-def as_dear(spectrum: Spectrum, rate: float) -> float | None:
-    """The decoder variance for which the best linear VAE spends so many nats on an image."""
-    top = spectrum.eigenvalues[0].item()
-    least = max(spectrum.eigenvalues[-1].item(), 1e-9 * top)
-
-    def beyond(share: float) -> float:
-        return pca.linear_optimum(spectrum, top ** (1 - share) * least ** share).rate - rate
-
-    if not 0 < rate < beyond(1.0) + rate:
-        return None
-    return top * (least / top) ** brentq(beyond, 0.0, 1.0)
+def codes(lab: Lab) -> tuple[Tensor, Tensor]:
+    """mu of the face model."""
+    run = lab.run("celeba64")
+    return lab.codes(run, "train")[0], lab.codes(run)[0]
 
 
-def linear_posteriors(spectrum: Spectrum, scores: Tensor, sigma2: float) -> tuple[Tensor, Tensor]:
+@once
+def scores(lab: Lab) -> tuple[Tensor, Tensor]:
+    """As many PCA scores of the pixels as the face model has dimensions."""
+    known, latent = scale(lab, "celeba64").spectrum, lab.run("celeba64").recipe.latent
+    return tuple(pca_scores(known, each.images, latent)
+                 for each in (lab.faces.train, lab.faces.test))
+
+
+def both(lab: Lab) -> tuple[Tensor, Tensor]:
+    """The code and the PCA scores beside each other."""
+    return tuple(torch.cat(pair, 1) for pair in zip(codes(lab), scores(lab), strict=True))
+
+
+def drawn(lab: Lab, name: str, posteriors: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A draw from every posterior of training and of test faces."""
+    return tuple(draw_codes(*each, generator("cpu", lab.settings.seed, "probes", f"{name}, {i}"))
+                 for i, each in enumerate(posteriors))
+
+
+def draws(lab: Lab) -> tuple[Tensor, Tensor]:
+    """Draws from the face model's posteriors."""
+    run = lab.run("celeba64")
+    return drawn(lab, "draws", [lab.codes(run, part) for part in ("train", "test")])
+
+
+def linear_draws(lab: Lab) -> tuple[Tensor, Tensor]:
+    """Draws from the posteriors of a linear VAE that spends as many nats."""
+    known = scale(lab, "celeba64").spectrum
+    run = lab.run("celeba64")
+    sigma2 = sigma2_at(known, nats(lab, run), run.recipe.latent)
+    return drawn(lab, "linear", [linear_posteriors(known, each, sigma2) for each in scores(lab)])
+
+
+def nats(lab: Lab, run: Run) -> float:
+    """What a code spends on a test face."""
+    return kl_divergence(*lab.codes(run)).double().sum(1).mean().item()
+
+
+def sigma2_at(known: Spectrum, rate: float, latent: int) -> float:
+    """The decoder variance at which the best linear VAE of some size spends so many nats."""
+    top = known.eigenvalues[0].item()
+    return top * 1e-9 ** brentq(
+        lambda t: linear_optimum(known, top * 1e-9 ** t, latent).rate - rate, 0.0, 1.0)
+
+
+def linear_posteriors(known: Spectrum, scores: Tensor, sigma2: float) -> tuple[Tensor, Tensor]:
     """mu and logvar (N, k) of the best linear VAE's live dimensions, from PCA scores."""
-    kept = spectrum.eigenvalues[: scores.shape[1]]
+    kept = known.eigenvalues[: scores.shape[1]]
     kept = kept[kept > sigma2]
     mu = scores[:, : len(kept)].double() * (kept - sigma2).sqrt() / kept
     return mu.float(), (sigma2 / kept).log().float().expand_as(mu)
 
 
-# ---- numbers of a matrix
+# ---- what is read from them
+
+KINDS = {"PCA scores of the pixels": scores, "the code μ": codes, "both together": both,
+         "draws of a linear VAE": linear_draws, "draws of the code": draws}
+AGAINST = {"the code μ": "PCA scores of the pixels", "both together": "PCA scores of the pixels",
+           "draws of the code": "draws of a linear VAE"}
 
 
-def beside(matrix: dict[str, dict[str, float]]) -> dict[str, float | None]:
-    """Of changes by edited and by read attribute: the mean on the diagonal, the mean size off it,
-    and the largest off it as a share of its row's own."""
-    own = [row[name] for name, row in matrix.items()]
-    rest = [(abs(value), abs(row[name])) for name, row in matrix.items()
-            for other, value in row.items() if other != name]
-    return {"diagonal": mean_of(own), "rest": mean_of([value for value, _ in rest]),
-            "worst": max((value / mine for value, mine in rest if mine), default=None)}
+def reading(lab: Lab, train: Tensor, test: Tensor) -> Parts:
+    """What probes that are fitted on codes of the first training faces read of test faces."""
+    names = lab.faces.train.label_names
+    probes = fit_probes(train, lab.faces.train.labels[: len(train)], names)
+    return read(probes, test, lab.faces.test.labels, names)
 
 
-def mean_of(values: list[float | None]) -> float | None:
-    """The mean of numbers; None where there are none, or one of them is missing."""
-    return sum(values) / len(values) if values and None not in values else None
+@once
+def reading_of(lab: Lab, kind: str) -> Parts:
+    """What is read from codes of one kind."""
+    return reading(lab, *KINDS[kind](lab))
 
 
-# ---- the chapter
+def summary(lab: Lab) -> Table:
+    """The mean AUC over attributes that is read from each kind of code, and how much it is above
+    another kind's, with its error over test faces. Both kinds of draws are of as many nats."""
+    means, rows = {kind: mean_auc(reading_of(lab, kind)) for kind in KINDS}, []
+    for kind, parts in means.items():
+        row = {"read from": kind, "AUC, mean": parts.mean().item(), "compared with": "",
+               "difference": None, "±": None}
+        if kind in AGAINST:
+            difference, error = mean_and_error(parts - means[AGAINST[kind]])
+            row |= {"compared with": AGAINST[kind], "difference": difference, "±": error}
+        rows.append(row)
+    for key, kind in {"pca_auc_mean": "PCA scores of the pixels", "auc_mean": "the code μ",
+                      "both_auc_mean": "both together"}.items():
+        lab.found.keep(f"probes.{key}", means[kind].mean(), note="mean over attributes")
+    return Table(rows, {"AUC, mean": ".3f", "difference": "+.3f", "±": ".3f"})
 
 
-class Chapter:
-    """Logistic probes of attributes, and edits along what they found, judged by other probes."""
+def attributes(lab: Lab) -> Table:
+    """Every attribute as it is read from the code and from as many PCA scores, with the error of
+    the difference over test faces; by falling difference."""
+    pca, rows = reading_of(lab, "PCA scores of the pixels"), []
+    has = varied(lab.faces.test.labels, lab.faces.test.label_names)
+    for name, parts in reading_of(lab, "the code μ").items():
+        difference, error = mean_and_error(parts - pca[name])
+        rows.append({"attribute": name, "have it": has[name].double().mean().item(),
+                     "AUC, code": parts.mean().item(), "AUC, PCA": pca[name].mean().item(),
+                     "difference": difference, "±": error})
+    rows.sort(key=lambda row: row["difference"], reverse=True)
+    for key, sign in {"better": 1, "worse": -1}.items():
+        clear = [row for row in rows if sign * row["difference"] > 2 * row["±"]]
+        lab.found.keep(f"probes.{key}", len(clear), "attributes", note="from the code, by 2 errors")
+    return Table(rows, {"have it": ".0%", "difference": "+.3f"}
+                 | dict.fromkeys(("AUC, code", "AUC, PCA", "±"), ".3f"))
 
-    FEW = 3_000         # training faces that the models of 128×128 are compared on
-    EDITED = 200        # test faces that are edited
 
-    def __init__(self, lab: Lab, scale, faces: Faces):
-        self.lab, self.faces = lab, faces
-        self.scale: Scale = scale.faces
-        self.train, _, self.test = lab.faces
-        self.names = self.train.label_names
+@needs(Training("celeba128", epochs=5), "celeba128-b4", "celeba128-b10")
+def by_beta(lab: Lab) -> Table:
+    """What is read from codes of the models of 128×128, with errors over test faces. The finding
+    compares β = 4 with the mean of β = 1, and its error is that of the seeds of β = 1."""
+    runs, rows = lab.seeds("celeba128", epochs=5), []
+    ones = len(runs)
+    for run in (*runs, lab.run("celeba128-b4"), lab.run("celeba128-b10")):
+        few, _ = encode_set(run.model, lab.splits(run.recipe).train.images[:FEW])
+        mean, error = mean_and_error(mean_auc(reading(lab, few, lab.codes(run)[0])))
+        rows.append({"β": run.recipe.beta, "seed": run.identity["seed"], "nats": nats(lab, run),
+                     "AUC, mean": mean, "±": error})
+    first, four = [row["AUC, mean"] for row in rows[:ones]], rows[ones]["AUC, mean"]
+    lab.found.keep("probes.b4_less_b1", four - fmean(first), note="mean AUC")
+    if ones > 1:
+        lab.found.keep("probes.b4_less_b1_error", stdev(first) * (1 + 1 / ones) ** 0.5,
+                       note=f"of one training less {ones}, from the deviation of these")
+    return Table(rows, {"β": "g", "nats": ".0f", "AUC, mean": ".3f", "±": ".3f"})
 
-    # ---- codes of training and test faces, and what is read from them
 
-    @cached_property
-    def pca(self) -> tuple[Tensor, Tensor]:
-        """As many PCA scores as the model has dimensions."""
-        return tuple(pca_scores(self.scale.spectrum, each.images, self.faces.recipe.latent)
-                     for each in (self.train, self.test))
+# ---- edits
 
-    @cached_property
-    def codes(self) -> tuple[Tensor, Tensor]:
-        """mu of the face model."""
-        return self.faces.train_codes[0], self.faces.codes[0]
 
-    @cached_property
-    def draws(self) -> dict[str, tuple[Tensor, Tensor] | None]:
-        """Draws from the face model's posteriors, and from a linear VAE's of as many nats."""
-        seed, spectrum = self.lab.settings.seed, self.scale.spectrum
-        own = self.faces.train_codes, self.faces.codes
-        sigma2 = as_dear(spectrum, self.faces.kl.sum().item())
-        linear = sigma2 and [linear_posteriors(spectrum, s, sigma2) for s in self.pca]
-        return {name: each and tuple(draw_codes(*each[i], generator("cpu", seed, "probes",
-                                                                          f"{name}, {i}"))
-                                   for i in (0, 1))
-                for name, each in (("draws", own), ("linear", linear))}
+@once
+def halves(lab: Lab) -> tuple[dict[str, Probe], dict[str, Probe]]:
+    """Probes of four attributes on every second training face, which edit; and of all attributes
+    on the others, which judge."""
+    train, mu = lab.faces.train, codes(lab)[0]
+    shown = [train.label_names.index(name) for name in SHOWN]
+    return (fit_probes(mu[::2], train.labels[::2, shown], SHOWN),
+            fit_probes(mu[1::2], train.labels[1::2], train.label_names))
 
-    def reading(self, train: Tensor, test: Tensor) -> dict[str, Reading]:
-        """What probes that are fitted on codes of the first training faces read of test faces."""
-        probes = fit_probes(train, self.train.labels[: len(train)], self.names)
-        return read(probes, test, self.test.labels, self.names)
 
-    @cached_property
-    def readings(self) -> dict[str, dict[str, Reading]]:
-        """What is read from the codes, from as many PCA scores, and from both together."""
-        both = tuple(torch.cat(pair, 1) for pair in zip(self.codes, self.pca, strict=True))
-        kinds = {"codes": self.codes, "pca": self.pca, "both": both} | self.draws
-        return {kind: self.reading(*each) if each else {} for kind, each in kinds.items()}
+@once
+def steps(lab: Lab) -> dict[str, dict[str, Tensor]]:
+    """The steps that add an attribute to a code, by way, from every second training face."""
+    (editing, judging), train = halves(lab), lab.faces.train
+    probes = {name: probe for name, probe in editing.items() if name in judging}
+    return edit_steps(probes, codes(lab)[0][::2], train.labels[::2], train.label_names)
 
-    # ---- every attribute
 
-    def table(self) -> Table:
-        """Every attribute read from codes and from as many PCA scores, by falling difference."""
-        rows, found = [self._row(name) for name in self.names], self.lab.found
-        for what, sign in (("better", 1), ("worse", -1)):
-            clear = [row for row in rows if (row["difference"] or 0) * sign > 2 * (row["±"] or 0)]
-            found.keep(f"probes.{what}", len(clear), "attributes",
-                       note=f"codes {what} than PCA scores by 2 errors")
-        for name in set(SHOWN) & set(self.readings["codes"]):
-            found.keep(f"probes.{name.lower()}", self.readings["codes"][name].auc,
-                       run=self.faces.celeba)
-        rows.sort(key=lambda row: -2 if row["difference"] is None else row["difference"],
-                  reverse=True)
-        return Table(rows, dict.fromkeys(("AUC, codes", "AUC, PCA", "±"), ".3f")
-                     | {"difference": "+.3f"}
-                     | dict.fromkeys(("have it", "balanced, codes", "balanced, PCA",
-                                      "right, codes", "right, majority"), ".0%"),
-                     unshown=("balanced, codes", "balanced, PCA"))
+def judged(lab: Lab, mu: Tensor) -> Tensor:
+    """Logits (N, attributes) of the judging probes, of codes (N, d)."""
+    return torch.stack([probe.logit(mu) for probe in halves(lab)[1].values()], 1)
 
-    def _row(self, name: str) -> dict:
-        """What is read of one attribute; the reason where nothing is."""
-        row = dict.fromkeys(("attribute", "have it", "AUC, codes", "AUC, PCA", "difference", "±",
-                             "balanced, codes", "balanced, PCA", "right, codes",
-                             "right, majority", "note"))
-        ours, pca = (self.readings[kind].get(name) for kind in ("codes", "pca"))
-        if ours is None:
-            return row | {"attribute": name, "note": self._why_not(name)}
-        difference, error = mean_and_error(ours.parts - pca.parts)
-        return row | {
-            "attribute": name, "have it": ours.share, "AUC, codes": ours.auc, "AUC, PCA": pca.auc,
-            "difference": difference, "±": finite(error), "balanced, codes": ours.balanced,
-            "balanced, PCA": pca.balanced, "right, codes": ours.accuracy,
-            "right, majority": ours.majority, "note": ""}
 
-    def _why_not(self, name: str) -> str:
-        """Which faces do not differ in an attribute that no probe reads."""
-        among = "training" if name not in varied(self.train.labels, self.names) else "test"
-        return f"the {among} faces do not differ in it"
+@once
+def changes(lab: Lab) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
+    """By way and edited attribute, the mean change of what each judge says and its error, in
+    standard deviations over the test faces; and how far real faces with it are from others."""
+    model, mu, test = lab.run("celeba64").model, codes(lab)[1], lab.faces.test
+    seen, has = judged(lab, mu), varied(test.labels, test.label_names)
+    spread, some = seen.std(0), mu[:EDITED]
 
-    # ---- means over attributes
+    def readers(images: Tensor) -> Tensor:
+        return judged(lab, encode_set(model, images)[0])
 
-    def summary(self) -> Table:
-        """Means over attributes: of codes and PCA, at equal nats, and by β at 128×128."""
-        celeba, heads = self.faces.celeba, self.readings
-        latent, nats = celeba.recipe.latent, self.faces.kl.sum().item()
-        n = len(self.train)
-        rows = [self._mean("pca_auc_mean", f"{latent} PCA scores of the pixels", heads["pca"], n),
-                self._mean("auc_mean", "celeba64: the code μ", heads["codes"], n, celeba, nats),
-                self._mean("both_auc_mean", "both together", heads["both"], n),
-                self._mean("draws_auc", "celeba64: draws z", heads["draws"], n, celeba, nats),
-                self._mean("linear_draws_auc", "a linear VAE of as many nats: draws z",
-                           heads["linear"], n, nats=nats)]
-        self._against("difference", heads["codes"], heads["pca"], "codes less PCA scores")
-        self._against("added", heads["both"], heads["pca"], "both together less PCA scores")
-        self._against("at_equal_nats", heads["draws"], heads["linear"], "draws of both")
-        return Table(rows + self.by_beta(), {
-            "AUC, mean": ".4f", "±": ".4f", "balanced accuracy": ".1%", "nats": ".0f",
-            "training faces": ",", "β": "g"}, unshown=("attributes", "balanced accuracy"))
+    before, found = readers(decode_set(model, some)), {way: {} for way in (*steps(lab), REAL)}
+    for way, each in steps(lab).items():
+        for name in set(each) & set(has):
+            change = effect(model, some, has[name][:EDITED], each[name], readers, before) / spread
+            found[way][name] = change.mean(0), change.std(0) / len(some) ** 0.5
+            one, other = seen[has[name]], seen[~has[name]]
+            error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
+            found[REAL][name] = (one.mean(0) - other.mean(0)) / spread, error / spread
+    return found
 
-    def by_beta(self) -> list[dict]:
-        """Rows of the models of 128×128 by few training faces, and of others by as many."""
-        few, latent = min(self.FEW, len(self.train)), RECIPES["celeba128"].latent
-        scores, (codes, test) = [each[:, :latent] for each in self.pca], self.codes
-        found = {"pca_few": self.reading(scores[0][:few], scores[1]),
-                 "few": self.reading(codes[:few], test)}
-        rows = [self._mean("pca_auc_few", f"{latent} PCA scores, of 64×64", found["pca_few"], few),
-                self._mean("auc_few", "celeba64: the code μ", found["few"], few,
-                           self.faces.celeba, self.faces.kl.sum().item())]
-        for label, key in LARGE.items():
-            run = self.lab.optional(label)
-            if run is None:
-                rows.append(self._mean("", f"{label}: not trained here", {}, None))
-                continue
-            train, _, test = self.lab.splits(run.recipe)
-            found[key] = self.reading(codes_of(run, train.images[:few]), codes_of(run, test.images))
-            rows.append(self._mean(f"auc_{key}", f"{label}: the code μ", found[key], few, run,
-                                   run.chosen["test_kl"]))
-        for key in ("b4", "b10", "b1_long"):
-            if key in found and "b1" in found:
-                self._against(f"{key}_less_b1", found[key], found["b1"], "128×128")
-        return rows
 
-    def _mean(self, key: str, name: str, readings: dict[str, Reading], n: int | None, run=None,
-              nats: float | None = None) -> dict:
-        """The row of one kind of code, and its findings."""
-        mean, error = mean_and_error(mean_auc(readings)) if readings else (None, None)
-        self.lab.found.keep(f"probes.{key}", mean, run=run, note="mean AUC over attributes")
-        balanced = [reading.balanced for reading in readings.values()]
-        return {"read from": name, "β": run and run.recipe.beta, "epochs": run and len(run.history),
-                "nats": finite(nats), "training faces": n, "attributes": len(readings) or None,
-                "AUC, mean": finite(mean), "±": finite(error),
-                "balanced accuracy": mean_of(balanced)}
+def change_row(lab: Lab, way: str, name: str) -> dict:
+    """What an edit changes of its own attribute, and what else it changes most."""
+    judges, (change, error) = list(halves(lab)[1]), changes(lab)[way][name]
+    read, off = (dict(zip(judges, each.tolist(), strict=True)) for each in (change, error))
+    own = read.pop(name)
+    other = max(read, key=lambda each: abs(read[each]))
+    return {"edited": name, "along": way, "own": own, "±, own": off[name], "most else": other,
+            "by": read[other], "±, else": off[other], "share of own": abs(read[other] / own)}
 
-    def _against(self, key: str, ours: dict[str, Reading], other: dict[str, Reading],
-                 note: str) -> None:
-        """The difference of two mean AUCs of the same faces, with its error."""
-        if ours and other:
-            mean, error = mean_and_error(mean_auc(ours) - mean_auc(other))
-            self.lab.found.keep(f"probes.{key}", mean, note=f"mean AUC, {note}")
-            self.lab.found.keep(f"probes.{key}_error", error)
 
-    # ---- edits
+def edits(lab: Lab) -> Table:
+    """What each edit changes of what judges read, in standard deviations over test faces, and the
+    one of all other attributes that it changes most; last, how real faces differ."""
+    keep, note = lab.found.keep, "the largest other change over the own"
+    rows = {way: [change_row(lab, way, name) for name in SHOWN if name in each]
+            for way, each in changes(lab).items()}
+    real = [row["share of own"] for row in rows[REAL]]
+    made = [row["share of own"] for way in steps(lab) for row in rows[way]]
+    keep("edits.passed", sum(share < PASSES for share in made), note=f"of {len(made)} edits")
+    for name, value in {"least": min(made), "most": max(made), "real_least": min(real)}.items():
+        keep(f"edits.{name}", value, note=note)
+    return Table([row for each in rows.values() for row in each], {
+        "own": "+.2f", "±, own": ".2f", "by": "+.2f", "±, else": ".2f", "share of own": ".0%"})
 
-    @cached_property
-    def halves(self) -> tuple[dict[str, Probe], dict[str, Probe]]:
-        """Probes of every second training face, which edit, and of the others, which judge."""
-        (codes, _), labels, shown = self.codes, self.train.labels, [*map(self.names.index, SHOWN)]
-        return (fit_probes(codes[::2], labels[::2, shown], SHOWN),
-                fit_probes(codes[1::2], labels[1::2], self.names))
 
-    @cached_property
-    def steps(self) -> dict[str, dict[str, Tensor]]:
-        """The steps that add each shown attribute, by way, from half of the training faces."""
-        shown = {name: self.halves[0][name] for name in SHOWN
-                 if all(name in half for half in self.halves)}
-        return edit_steps(shown, self.codes[0][::2], self.train.labels[::2], self.names)
-
-    def says(self, mu: Tensor, images: Tensor) -> Tensor:
-        """Logits (N, readers): of the judging probes, then of a classifier that sees no code."""
-        judges = [probe.logit(mu) for probe in self.halves[1].values()]
-        net = self.lab.face_judge.net
-        described = features(net, images).to(net.classify.weight.device)
-        seen = net.classify(described).detach().cpu().double()
-        return torch.cat([torch.stack(judges, 1), seen], 1)
-
-    @cached_property
-    def effects(self) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
-        """By way and edited attribute, the mean change of what each reader says and its error, in
-        standard deviations over the test faces; and how far real faces with it are from others."""
-        model, n, seen = self.faces.model, self.EDITED, self.says(self.codes[1], self.test.images)
-        mu, spread, found = self.codes[1][:n], seen.std(0), {way: {} for way in (*WAYS, REAL)}
-
-        def readers(images: Tensor) -> Tensor:
-            return self.says(encode_set(model, images)[0], images)
-
-        before = readers(decode_set(model, mu))
-        for way, steps in self.steps.items():
-            for name, step in steps.items():
-                has = self.test.labels[:n, self.names.index(name)]
-                change = effect(model, mu, has, step, readers, before) / spread
-                found[way][name] = change.mean(0), change.std(0) / len(mu) ** 0.5
-        for name, has in varied(self.test.labels, self.names).items():
-            if name in self.steps["mean difference"]:
-                apart = seen[has].mean(0) - seen[~has].mean(0)
-                errors = seen[has].var(0) / has.sum() + seen[~has].var(0) / (~has).sum()
-                found[REAL][name] = apart / spread, errors.sqrt() / spread
-        return found
-
-    def edits(self) -> Table:
-        """What each edit changes of what judges read, in standard deviations over test faces."""
-        rows, found = [], self.lab.found
-        for way, short in (WAYS | {REAL: "real"}).items():
-            matrix, most, took = {}, [], []
-            for name in SHOWN:
-                row = self._changed(way, name)
-                rows.append(row)
-                if row[name] is not None:
-                    took.append((row["length"], row["kept"]))
-                    matrix[name] = {other: row[other] for other in SHOWN if row[other] is not None}
-                    most.append(abs(row["by"] or 0) / abs(row[name]))
-            for what, value in beside(matrix).items():
-                found.keep(f"edits.{short}_{what}", value, run=self.faces.celeba, note=way)
-            means = {"else": most, "length": [one for one, _ in took],
-                     "kept": [two for _, two in took]}
-            for what, values in means.items():
-                found.keep(f"edits.{short}_{what}", mean_of(values), run=self.faces.celeba,
-                           note=way)
-        return Table(rows, dict.fromkeys((*SHOWN, "own, by the classifier", "by"), "+.2f")
-                     | {"±": ".2f", "length": ".1f", "kept": ".0%"})
-
-    def _changed(self, way: str, name: str) -> dict:
-        """The row of one edit: the shown attributes, and what else changes most of all."""
-        row = dict.fromkeys(("edited", "along", "length", *SHOWN, "±", "kept",
-                             "own, by the classifier", "most else", "by"))
-        row |= {"edited": name, "along": way}
-        if name not in self.effects[way]:
-            return row | {"most else": self._why_not(name)}
-        (change, error), judges = self.effects[way][name], list(self.halves[1])
-        said = {other: finite(value) for other, value in zip(judges, change, strict=False)}
-        rest = {other: value for other, value in said.items() if other != name and value}
-        other = max(rest, key=lambda each: abs(rest[each]), default="")
-        if name in self.steps.get(way, {}):
-            row |= self._promise(self.steps[way][name], name, said[name])
-        return row | {shown: said.get(shown) for shown in SHOWN} | {
-            "±": finite(error[: len(judges)].max()), "most else": other, "by": rest.get(other),
-            "own, by the classifier": finite(change[len(judges) + self.names.index(name)])}
-
-    def _promise(self, step: Tensor, name: str, change: float | None) -> dict[str, float | None]:
-        """How many standard deviations of codes a step is long, and how much of the change that its
-        judge sees in the moved code is there once the code is decoded and encoded again."""
-        judge, codes = self.halves[1][name], self.codes[1]
-        promised = (judge.weight @ step / judge.logit(codes).std()).item()
-        length = (step / codes.std(0).clamp(min=1e-12)).norm()
-        return {"length": finite(length),
-                "kept": finite(change / promised) if change and promised else None}
-
-    def edited(self) -> Figure:
-        """Four test faces, each edited in one attribute both ways, along two directions."""
-        sheets = {}
-        for way in ("at equal others", "probe's direction"):
-            rows = [decode_set(self.faces.model, lerp(mu - 2 * step, mu + 2 * step, 5).float())
-                    for mu, step in zip(self.codes[1], self.steps[way].values(), strict=False)]
-            rows = rows or [decode_set(self.faces.model, self.codes[1][:5])]
-            sheets[f"{way}, −2 to 2 steps"] = tile(torch.cat(rows), 5)
-        names = ", ".join(self.steps[way]) or "no attribute has a direction"
-        drawn = picture(sheets, f"Taken away to the left, added to the right, row by row: {names}")
-        return self.lab.figure(drawn, "edited", "Four test faces, each with one attribute taken "
-                               "away and added in five steps, along two directions", picture=True)
+def edited(lab: Lab) -> Figure:
+    """Four test faces, each edited in one attribute both ways, along two directions."""
+    model, mu, rows = lab.run("celeba64").model, codes(lab)[1], {}
+    moves, ways = torch.arange(-2, 3)[:, None], ("at equal others", "probe's direction")
+    for i, name in enumerate(steps(lab)[ways[0]]):
+        for way in ways:
+            moved = mu[i] + moves * steps(lab)[way][name]
+            rows[f"{name},\n{way}"] = decode_set(model, moved.float())
+    heads = ["−2 steps", "−1 step", "the face", "+1 step", "+2 steps"]
+    return lab.figure(labelled_rows(rows, "Four test faces, each edited in one attribute", heads,
+                                    label=115), "edited", "Eight rows of a face with one attribute "
+                      "taken away to the left and added to the right, in two ways", picture=True)
