@@ -1,522 +1,412 @@
-"""β at 128×128: what the weight of the KL does to a VAE of faces, foretold before any training."""
+"""β at 128×128: what the weight of the KL does to a VAE of faces, predicted before any training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from data import Splits
-from lab import latent, samples
-from lab import linear as pca
-from lab.chapters.faces import predicted
-from lab.chapters.interpolation import (
-    STEPS,
-    doubling_exponent,
-    extremes,
-    middle,
-    path_numbers,
-    paths_between,
-    sharpness_along,
+from lab import latent
+from lab.chapters.interpolation import STEPS, detour_of, doubling_exponent, paths_between
+from lab.linear import (
+    LinearOptimum,
+    RateDistortion,
+    Scores,
+    Spectrum,
+    linear_on,
+    linear_optimum,
+    scores_of,
+    spectrum,
 )
-from lab.latent import (
-    TURNS,
-    correspondence,
-    largest_move,
-    live,
-    match_live,
-    one_factor,
-    ratio_of_means,
-    traverse,
-    turned,
-)
-from lab.linear import LinearOptimum, Scores, Spectrum, linear_on, scores_of
-from lab.recipes import RECIPES
-from lab.runs import Job, Run
-from lab.session import Lab
-from lab.show import Figure, Table, finite, labelled_rows
-from lab.training import decode_set, encode_set, lerp
-from vae_helpers import GREY, VAE, Recipe, as_pixels, kl_divergence, new_figure, style_of
+from lab.notebook import Lab, needs, once
+from lab.recipes import RECIPES, Training
+from lab.runs import Run
+from lab.samples import sharpness
+from lab.show import Figure, Table, labelled_rows, number
+from lab.training import decode_set, lerp
+from vae_helpers import GREY, Recipe, as_pixels, kl_divergence, new_figure, style_of
 
 BETAS = (1, 4, 10)
-RUNS = {"1": "celeba128, half", "1_long": "celeba128", "4": "celeba128-b4", "10": "celeba128-b10",
-        "1_seed1": "celeba128, seed 1"}
+# The trainings, as findings call them. The earlier study compares "1_long" with "4" and "10".
+NEEDED = {"1": Training("celeba128", epochs=5), "4": Training("celeba128-b4"),
+          "10": Training("celeba128-b10"), "1_long": Training("celeba128")}
+AGAIN = Training("celeba128", 1, epochs=5)
 EQUAL = ("1", "4", "10")            # of equal epochs
-COMPARED = {"1_4": ("1", "4"), "1_10": ("1", "10"), "4_10": ("4", "10"),    # one seed
-            "seed1_4": ("1_seed1", "4"), "seed1_10": ("1_seed1", "10"),     # two
-            "seeds": ("1", "1_seed1"), "longer": ("1", "1_long")}           # controls
-WORDS = {"1": "β = 1", "4": "β = 4", "10": "β = 10", "1_seed1": "β = 1, seed 1",
-         "1_long": "β = 1, 10 epochs"}                          # in the table of these pairs
-DIMS = (8, 25, 68)                  # those that the earlier submission shows
-LINEAR_BETAS = [10 ** (k / 5) for k in range(-1, 8)]    # of the linear curve, 0.6 to 25
-SHOWN, LABEL = 8, 165               # images in a row, pixels for its name
-PAIRS, DOUBLED = 32, 8              # pairs of faces with a path; of these with twice the steps
+STYLES = {"1_long": "celeba128", "4": "b4", "10": "b10"}
+DIMS = (8, 25, 68)                  # those that the earlier study shows
+LINEAR_BETAS = [10 ** (k / 5) for k in range(-5, 13)]   # of the linear curve, 0.1 to 250
+LABEL, PAIRS, DOUBLED = 150, 32, 8  # pixels for a row's name; pairs of faces with ways between
+REACH = 3.0                         # of a traversal, in the prior's standard deviations
+trained = needs(*NEEDED.values())
 
 
-# ---- foretold
+@once
+def runs(lab: Lab) -> dict[str, Run]:
+    """The trainings by their keys; "1_seed1", another seed of β = 1, where it is there."""
+    found = {key: lab.run(*training) for key, training in NEEDED.items()}
+    return found | ({"1_seed1": lab.run(*AGAIN)} if lab.has(*AGAIN) else {})
 
 
-class Foretold(NamedTuple):
-    """What a linear VAE does at some β, on the faces that it is of and on test faces."""
+def name_of(lab: Lab, key: str) -> str:
+    """What a training is called where it is shown."""
+    run, seed = runs(lab)[key], ", another seed" if key == "1_seed1" else ""
+    epochs = f"{len(run.history)} epoch{'s' if len(run.history) > 1 else ''}"
+    return f"β = {run.recipe.beta:g}, {epochs}{seed}"
+
+
+def codes(lab: Lab, key: str) -> Tensor:
+    """The means of the test faces' codes, (N, d)."""
+    return lab.codes(runs(lab)[key])[0]
+
+
+def nats_by_dimension(lab: Lab, key: str) -> Tensor:
+    """KL of every dimension (d,), a mean over the test faces."""
+    return kl_divergence(*lab.codes(runs(lab)[key])).double().mean(0)
+
+
+def used(lab: Lab, key: str) -> Tensor:
+    """The dimensions that carry more than 0.01 nats; all of them if none does."""
+    nats = nats_by_dimension(lab, key)
+    dims = latent.live(nats)
+    return dims if len(dims) else torch.arange(len(nats))
+
+
+# ---- what was predicted
+
+
+class Predicted(NamedTuple):
+    """What a linear VAE does at some β: its optimum on the training faces, and on test faces."""
 
     best: LinearOptimum
-    test_rate: float
-    test_error: float
+    rate: float         # KL of a test face
+    error: float        # its squared error on [0, 1]
 
 
-def at_equal_variance(recipe: Recipe, beta: float) -> tuple[float, float]:
-    """The variance that β stands for in a recipe's loss, and β of SSE + KL on [0, 1] for it."""
-    sigma2 = recipe.but(beta=float(beta)).sigma2
-    return sigma2, 2 * sigma2
+@once
+def axes(lab: Lab) -> tuple[Spectrum, Scores]:
+    """The training faces' principal axes, as many as there are latent dimensions, and the test
+    faces on them."""
+    faces = lab.splits("celeba128")
+    known = spectrum(faces.train.images, RECIPES["celeba128"].latent)
+    return known, scores_of(known, faces.test.images)
 
 
-def critical_beta(recipe: Recipe, spectrum: Spectrum) -> float:
+def predicted(lab: Lab, beta: float) -> Predicted:
+    """The linear optimum for β."""
+    (known, scores), recipe = axes(lab), RECIPES["celeba128"].but(beta=float(beta))
+    return Predicted(linear_optimum(known, recipe.sigma2, recipe.latent),
+                     *linear_on(known, scores, recipe.sigma2, recipe.latent))
+
+
+def critical_beta(recipe: Recipe, known: Spectrum) -> float:
     """The β from which on a linear VAE spends nothing: its variance is the largest eigenvalue."""
-    return (spectrum.eigenvalues[0] / recipe.but(beta=1.0).sigma2).item()
+    return 2 * recipe.sse_weight * known.eigenvalues[0].item()
 
 
-# ---- plots
+@once
+def linear_curve(lab: Lab) -> RateDistortion:
+    """KL and squared error of linear VAEs on test faces, by rising β."""
+    points = [predicted(lab, beta)[1:] for beta in LINEAR_BETAS]
+    return RateDistortion(*torch.tensor(points, dtype=torch.float64).T)
 
 
-def plot_training(curves: dict[str, dict], levels: dict[str, dict[str, float]], equal: int,
-                  linear: Tensor):
-    """Loss, squared error and KL by epoch, thin for training; and both together, over the linear
-    curve (n, 2). Dotted: what the linear model of that β reaches."""
-    figure, panels = new_figure(2, 2, width=9, height=4.4)
-    loss, error, kl, plane = panels.flat
-    for name, curve in curves.items():
-        style, label = style_of(name), curve["label"]
-        for axes, key in ((loss, "loss"), (error, "error"), (kl, "kl")):
-            axes.plot(curve["epoch"], curve[key], color=style["color"], lw=0.8, alpha=0.6)
-            axes.plot(curve["epoch"], curve[f"test_{key}"], **style, label=label)
-            axes.axhline(levels[name][key], color=style["color"], ls=":", lw=1)
-        plane.plot(curve["test_kl"], curve["test_error"], **style)
-    for axes in (loss, error, kl):
-        if any(curve["epoch"][-1] > equal for curve in curves.values()):
-            axes.axvline(equal, color=GREY, lw=0.8, ls="-.")    # beyond it β = 1 is alone
-        axes.set(xlabel="epoch")
-    plane.plot(*linear.T, color=GREY, ls=":", label="best linear VAEs, test faces")
-    loss.set(title="Loss, each with its own β", yscale="log", ylabel="4·SSE + β·KL")
-    error.set(title="Squared error", yscale="log", ylabel="SSE on [0, 1], per face")
-    kl.set(title="KL: what the code costs", ylabel="nats per face", ylim=(0, None))
-    plane.set(title="Both, epoch by epoch", yscale="log", xlabel="KL, nats per face",
-              ylabel="SSE on [0, 1], per face")
-    for axes in (loss, error, plane):
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_minor_locator(NullLocator())
-    loss.plot([], [], color=GREY, lw=0.8, label="thin: training")
-    loss.plot([], [], ":", color=GREY, lw=1, label="the linear model's")
-    loss.plot([], [], "-.", color=GREY, lw=0.8, label="end of equal epochs")
-    loss.legend(fontsize=8)
-    plane.legend(fontsize=8)
+def prediction(lab: Lab) -> Table:
+    """What the faces' spectrum predicts for each β; in the last row it predicts collapse."""
+    recipe, rows = RECIPES["celeba128"], []
+    collapse = critical_beta(recipe, axes(lab)[0])
+    for beta in (*BETAS, collapse):
+        made = predicted(lab, beta)
+        rows.append({"β": beta, "σ² = β/8": recipe.but(beta=float(beta)).sigma2, "KL": made.rate,
+                     "squared error": made.error, "degrees of freedom": made.best.dof,
+                     "active dimensions": made.best.active})
+        if beta in BETAS:
+            lab.found.keep(f"betas.predicted_test_rate_{beta}", made.rate, "nats", note="linear")
+    lab.found.keep("betas.predicted_collapse", collapse, note="linear, closed form")
+    return Table(rows, {"β": ",.0f", "σ² = β/8": ",.3f", "KL": ".0f", "squared error": ",.0f",
+                        "degrees of freedom": ".0f"})
+
+
+# ---- what came of it
+
+
+class Outcome(NamedTuple):
+    """What a training does to test faces."""
+
+    rate: float         # KL
+    error: float        # squared error on [0, 1]
+    dof: float
+    active: int         # dimensions that carry more than 0.01 nats
+    moved: float        # grey levels that its strongest dimension moves some pixel
+    sharpness: float    # of reconstructions at half their size, where the decoder's grid is gone
+
+
+@once
+def outcome(lab: Lab, key: str) -> Outcome:
+    run, nats = runs(lab)[key], nats_by_dimension(lab, key)
+    mu, logvar = lab.codes(run)
+    return Outcome(run.chosen["test_kl"],
+                   run.chosen["test_reconstruction"] / run.recipe.sse_weight,
+                   latent.degrees_of_freedom(logvar), len(latent.live(nats)),
+                   latent.largest_move(run.model, mu, int(nats.argmax())),
+                   sharpness(F.avg_pool2d(decode_set(run.model, mu[:200]), 2)).mean().item()
+                   + 1e-12)         # an untrained model may decode one grey
+
+
+@trained
+def outcomes(lab: Lab) -> Table:
+    """Each training beside the linear model of its β, on test faces."""
+    keep_outcomes(lab)
+    rows, first = [], outcome(lab, "1")
+    for key, run in runs(lab).items():
+        here, linear = outcome(lab, key), predicted(lab, run.recipe.beta)
+        rows.append({"model": name_of(lab, key), "KL": here.rate, "KL, linear": linear.rate,
+                     "squared error": here.error, "squared error, linear": linear.error,
+                     "degrees of freedom": here.dof, "active dimensions": here.active,
+                     "sharpness at half size, of the first row's":
+                         here.sharpness / first.sharpness})
+    return Table(rows, dict.fromkeys(
+        ("KL", "KL, linear", "squared error", "squared error, linear", "degrees of freedom"), ".0f")
+        | {"sharpness at half size, of the first row's": ".0%"})
+
+
+def keep_outcomes(lab: Lab) -> None:
+    """The numbers of these trainings that prose, claims and README name."""
+    def keep(name: str, value: float, unit: str, note: str = "test faces", run: Run | None = None):
+        lab.found.keep(f"betas.{name}", value, unit, run, note)
+
+    made, gaps = {key: outcome(lab, key) for key in runs(lab)}, []
+    for key in EQUAL:
+        run = runs(lab)[key]
+        gaps.append(made[key].rate / max(predicted(lab, run.recipe.beta).rate, 1e-12) - 1)
+        keep(f"rate_{key}", made[key].rate, "nats", run=run)
+        keep(f"rate_gap_{key}", gaps[-1], "of linear", run=run)
+    for key, run in runs(lab).items():
+        if key in ("1", "10", "1_seed1"):
+            keep(f"sse_{key}", made[key].error, "on [0, 1]", run=run)
+        if key != "1":
+            keep(f"halved_sharper_{key}", made[key].sharpness / made["1"].sharpness,
+                 "of β = 1's", "reconstructions at half size", run)
+    keep("dof_1", made["1"].dof, "directions")
+    keep("dof_10", made["10"].dof, "directions")
+    keep("rate_gap", max(map(abs, gaps)), "of linear", "the largest, at equal epochs")
+    keep("least_active", min(made[key].active for key in EQUAL), "directions")
+    keep("least_rate", min(here.rate for here in made.values()), "nats")
+    keep("least_moved", min(here.moved for here in made.values()), "grey levels")
+    keep("sse_added", made["10"].error - made["1"].error, "on [0, 1]", "β = 10 over 1, 5 epochs")
+    keep("predicted_sse_added", predicted(lab, 10).error - predicted(lab, 1).error, "on [0, 1]",
+         "linear, β = 10 over 1")
+    whole = made["10"].error - made["1_long"].error
+    if whole:
+        keep("share_of_epochs", (made["1"].error - made["1_long"].error) / whole,
+             "of the difference", "β = 10 after 5 epochs against β = 1 after 10")
+    ratio = latent.against_linear({"10": made["10"][:2]}, linear_curve(lab))["10"]
+    if ratio is not None:
+        keep("over_linear_10", ratio - 1, "of linear", "squared error at its own KL")
+
+
+@trained
+def curves(lab: Lab) -> Figure:
+    """The way of each training through the plane of KL and squared error, epoch by epoch."""
+    ways = {}
+    for key, style in STYLES.items():
+        run = runs(lab)[key]
+        errors = [value / run.recipe.sse_weight for value in run.curve("test_reconstruction")]
+        ways[name_of(lab, key)] = (run.curve("test_kl"), errors, style_of(style),
+                                   predicted(lab, run.recipe.beta)[1:])
+    return lab.figure(plot_plane(ways, linear_curve(lab)), "beta-curves",
+                      "The way of β = 1, 4 and 10 through the plane of KL and squared error, epoch "
+                      "by epoch, towards the line of the best linear VAEs: down is training, left "
+                      "is a higher β")
+
+
+def plot_plane(ways: dict[str, tuple], linear: RateDistortion):
+    """Ways (KL, squared error, style), each named at its end, over the linear curve, with a cross
+    for what was predicted of each."""
+    figure, panel = new_figure(width=8, height=4.6)
+    panel.plot(*linear, color=GREY, ls=":", label="best linear VAEs, on test faces")
+    panel.plot([], [], "x", color=GREY, ms=8, label="predicted for the β of that colour")
+    for label, (rate, error, style, goal) in ways.items():
+        panel.plot(rate, error, **style)
+        panel.plot(*goal, "x", color=style["color"], ms=9, mew=2)
+        panel.annotate(label, (rate[-1], error[-1]), (6, -4), textcoords="offset points",
+                       fontsize=9, color=style["color"], va="top")
+    every = [error for _, errors, *_ in ways.values() for error in errors]
+    panel.set(title="Test faces, epoch by epoch", yscale="log", xlabel="KL, nats per face",
+              ylabel="squared error on [0, 1], per face",
+              xlim=(0, 1.25 * max(max(rate) for rate, *_ in ways.values())),
+              ylim=(0.75 * min(every), 1.1 * max(every)))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    panel.yaxis.set_major_formatter("{x:,.0f}")
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.legend(fontsize=8)
     return figure
 
 
-# ---- the chapter
+@trained
+def keep_settling(lab: Lab) -> None:
+    """How far the KL and the loss of β = 1 still move in its later epochs, for the claims."""
+    run = runs(lab)["1_long"]
+    kl, loss = run.curve("test_kl"), run.curve("test_loss")
+    lab.found.keep("betas.kl_drift", abs(kl[-1] - kl[(len(kl) - 1) // 2]) / max(kl[-1], 1e-12),
+                   run=run, note="from half of the epochs to all")
+    lab.found.keep("betas.last_gain", (loss[max(len(loss) - 2, 0)] - loss[-1]) / loss[-1], run=run,
+                   note="of the test loss in the last epoch")
 
 
-class Chapter:
-    """The β-VAE of an earlier submission: three weights of the KL, faces at 128×128."""
-
-    def __init__(self, lab: Lab, scale):
-        self.lab, self.scale = lab, scale
-        self.recipe = RECIPES["celeba128"]
-        self.seed = lab.settings.seed
-
-    # ---- what several cells need
-
-    @cached_property
-    def faces(self) -> Splits:
-        return self.lab.splits(self.recipe)
-
-    @cached_property
-    def spectrum(self) -> Spectrum:
-        """The training faces' largest eigenvalues, as many as there are latent dimensions."""
-        return pca.spectrum(self.faces.train.images, self.recipe.latent)
-
-    @cached_property
-    def scores(self) -> Scores:
-        """The test faces on the training faces' axes."""
-        return scores_of(self.spectrum, self.faces.test.images)
-
-    def foretold(self, beta: float) -> Foretold:
-        """The linear optimum for β, and what it does on test faces."""
-        sigma2, _ = at_equal_variance(self.recipe, beta)
-        best = pca.linear_optimum(self.spectrum, sigma2, self.recipe.latent)
-        return Foretold(best, *linear_on(self.spectrum, self.scores, sigma2, self.recipe.latent))
-
-    @cached_property
-    def runs(self) -> dict[str, Run]:
-        """The trainings that are there, by their key."""
-        found = {key: self.lab.optional(label) for key, label in RUNS.items()}
-        return {key: run for key, run in found.items() if run is not None}
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        """What tables call each training, whether it is there or not."""
-        return {key: name_of(self.lab.wanted[label], self.seed) for key, label in RUNS.items()}
-
-    @cached_property
-    def codes(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """mu and logvar of the test faces, by each model."""
-        return {key: encode_set(run.model, self.faces.test.images)
-                for key, run in self.runs.items()}
-
-    @cached_property
-    def kl(self) -> dict[str, Tensor]:
-        """KL of every dimension (d,), by each model."""
-        return {key: kl_divergence(*codes).double().mean(0) for key, codes in self.codes.items()}
-
-    @cached_property
-    def live(self) -> dict[str, Tensor]:
-        return {key: live(kl) for key, kl in self.kl.items()}
-
-    def _decoded(self, key: str, n: int) -> Tensor:
-        """A model's reconstructions of the first n test faces."""
-        return decode_set(self.runs[key].model, self.codes[key][0][:n])
-
-    @cached_property
-    def sharpness(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sharpness of the reconstructions of the first test faces, and of these faces: as they
-        are, and halved in size, which leaves out the finest grain."""
-        images = self.faces.test.images[:200]
-        shown = {"faces": as_pixels(images)} | {
-            key: self._decoded(key, len(images)) for key in self.runs}
-        return {key: (samples.sharpness(x), samples.sharpness(F.avg_pool2d(x, 2)))
-                for key, x in shown.items()}
-
-    def _keep(self, what: str, key: str, value, unit: str = "", note: str = "") -> float | None:
-        """Keeps a number of one training."""
-        return self.lab.found.keep(f"betas.{what}_{key}", value, unit, self.runs[key], note)
-
-    @cached_property
-    def linear(self) -> Tensor:
-        """KL and squared error of linear models on test faces, by rising β, (n, 2)."""
-        return torch.tensor([self.foretold(beta)[1:] for beta in LINEAR_BETAS])
-
-    def _missing(self) -> Table:
-        return self.lab.absent(*RUNS.values())
-
-    # ---- foretold
-
-    def prediction(self) -> Table:
-        """What the spectrum foretells for each β, before any training."""
-        found, rows, half = self.lab.found, [], self.scale.faces.spectrum
-        for beta in (*BETAS, critical_beta(self.recipe, self.spectrum)):
-            here, (sigma2, equal) = self.foretold(beta), at_equal_variance(self.recipe, beta)
-            best = here.best
-            rows.append({
-                "β": beta, "σ²": sigma2, "β of SSE + KL on [0, 1]": equal, "KL": best.rate,
-                "squared error": best.distortion, "degrees of freedom": best.dof,
-                "active": best.active, "KL, test": here.test_rate,
-                "squared error, test": here.test_error,
-                "KL, from 64×64": predicted(half, beta, self.recipe.latent).rate})
-            if beta in BETAS:
-                for what, value, unit in (
-                        ("", best.active, "directions"), ("_rate", best.rate, "nats"),
-                        ("_dof", best.dof, "directions"), ("_sse", best.distortion, "on [0, 1]"),
-                        ("_test_rate", here.test_rate, "nats"),
-                        ("_test_sse", here.test_error, "on [0, 1]")):
-                    found.add(f"betas.predicted{what}_{beta}", value, unit, note="linear, closed "
-                              "form, at 128×128, of 128")
-        found.add("betas.predicted_collapse", rows[-1]["β"], note="β from which KL is 0, linear")
-        found.keep("betas.lambda_ratio", self.spectrum.eigenvalues[0] / half.eigenvalues[0],
-                   note="first eigenvalue, 128×128 over 64×64")
-        return Table(rows, {"β": ",.0f", "σ²": ",.3f", "β of SSE + KL on [0, 1]": ",.2f",
-                            "KL": ".0f", "squared error": ",.0f", "degrees of freedom": ".0f",
-                            "KL, test": ".0f", "squared error, test": ",.0f",
-                            "KL, from 64×64": ".0f"})
-
-    # ---- what came of it
-
-    def outcomes(self) -> Table:
-        """Each training beside the linear model of its β, on test faces."""
-        self.prediction()                               # the finding that came first
-        if not self.runs:
-            return self._missing()
-        rows = [self._outcome(key) for key in RUNS]
-        found, share = self.lab.found, "of 10 against 1 with 5 and 10 epochs"
-        sse = {key: found.get(f"betas.sse_{key}") for key in RUNS}
-        if None not in (sse["1"], sse["1_long"], sse["10"]) and sse["10"] != sse["1_long"]:
-            found.keep("betas.share_of_epochs",
-                       (sse["1"] - sse["1_long"]) / (sse["10"] - sse["1_long"]), note=share)
-        if all(key in self.runs for key in EQUAL):
-            gaps = [abs(found[f"betas.rate_gap_{key}"]) for key in EQUAL]
-            found.keep("betas.rate_gap", max(gaps), note="the largest, at equal epochs")
-            found.keep("betas.least_active", min(found[f"betas.active_{key}"] for key in EQUAL))
-            for what in ("rate", "moved"):
-                found.keep(f"betas.least_{what}",
-                           min(found[f"betas.{what}_{key}"] for key in self.runs))
-        return Table(rows, {
-            "KL": ".1f", "KL, linear": ".1f", "squared error": ".1f",
-            "squared error, linear": ".1f", "loss": ",.0f", "loss, linear": ",.0f",
-            "degrees of freedom": ".1f", "dof, linear": ".1f", "sharpness kept": ".1%",
-            "… at half size": ".1%"}, unshown=("loss", "loss, linear", "active, linear"))
-
-    def _outcome(self, key: str) -> dict:
-        """A row of numbers, or of gaps."""
-        row = dict.fromkeys(("model", "KL", "KL, linear", "squared error", "squared error, linear",
-                             "loss", "loss, linear", "degrees of freedom", "dof, linear", "active",
-                             "active, linear", "sharpness kept", "… at half size"))
-        if key not in self.runs:
-            return row | {"model": f"{self.names[key]}: not trained here"}
-        run, sharp = self.runs[key], self.sharpness
-        here, a = self.foretold(run.recipe.beta), run.recipe.sse_weight
-        rate, error = run.chosen["test_kl"], run.chosen["test_reconstruction"] / a
-        dof, active = latent.degrees_of_freedom(self.codes[key][1]), len(self.live[key])
-        kept, halved = (ratio_of_means(*pair) for pair in zip(sharp[key], sharp["faces"],
-                                                              strict=True))
-        for what, value, unit in (
-                ("rate", rate, "nats"), ("sse", error, "on [0, 1]"),
-                ("loss", run.chosen["test_loss"], "as trained"), ("dof", dof, "directions"),
-                ("active", active, "directions"), ("sharpness", kept[0], "of the faces'"),
-                ("halved", halved[0], "of the faces', at half their size"),
-                ("rate_gap", rate / here.test_rate - 1 if here.test_rate else None, "of linear"),
-                ("sse_gap", error / here.test_error - 1, "of linear"),
-                ("over_linear", self._over_linear(rate, error), "of linear, at its own KL"),
-                ("moved", largest_move(run.model, self.codes[key][0], int(self.kl[key].argmax())),
-                 "grey levels")):
-            self._keep(what, key, value, unit, "test faces")
-        if "1" in self.runs:
-            for what, ours, first in zip(("sharper", "halved_sharper"), sharp[key], sharp["1"],
-                                         strict=True):
-                for suffix, value in zip(("", "_error"), ratio_of_means(ours, first), strict=True):
-                    self._keep(what + suffix, key, value, "of β = 1's, the shorter run")
-        loss = a * here.test_error + run.recipe.beta * here.test_rate
-        return dict(zip(row, (self.names[key], rate, here.test_rate, error, here.test_error,
-                              run.chosen["test_loss"], loss, dof, here.best.dof, active,
-                              here.best.active, kept[0], halved[0]), strict=True))
-
-    def _over_linear(self, rate: float, error: float) -> float | None:
-        """A squared error over that of the linear model of the same KL, less 1."""
-        rates, errors = self.linear.flip(0).T.numpy()               # rising KL
-        if not rates[0] <= rate <= rates[-1]:
-            return None
-        return error / float(np.interp(rate, rates, errors)) - 1
-
-    def curves(self) -> Figure | Table:
-        """Loss, squared error and KL by epoch, and the plane of the last two."""
-        keys = ["1_long" if "1_long" in self.runs else "1", "4", "10"]
-        runs = {key: self.runs[key] for key in keys if key in self.runs}
-        if not runs:
-            return self._missing()
-        curves, levels = {}, {}
-        for key, run in runs.items():
-            a, here = run.recipe.sse_weight, self.foretold(run.recipe.beta)
-            curves[run.recipe.name] = {"label": self.names[key], "epoch": run.curve("epoch")} | {
-                f"{part}{to}": [value / by for value in run.curve(f"{part}{what}")]
-                for part in ("", "test_")
-                for to, what, by in (("loss", "loss", 1), ("error", "reconstruction", a),
-                                     ("kl", "kl", 1))}
-            levels[run.recipe.name] = {
-                "error": here.test_error, "kl": here.test_rate,
-                "loss": a * here.test_error + run.recipe.beta * here.test_rate}
-        self._settling()
-        equal = min(len(run.history) for run in runs.values())
-        return self.lab.figure(
-            plot_training(curves, levels, equal, self.linear), "beta-curves", "Loss, squared error "
-            "and KL by epoch for β = 1, 4 and 10, and the way of each through the plane of KL and "
-            "squared error, beside the best linear models")
-
-    def _settling(self) -> None:
-        """How far KL and loss still move, of the training with most epochs."""
-        run = self.runs.get("1_long") or self.runs.get("1")
-        if run is None or len(run.history) < 2:
-            return
-        kl, loss = run.curve("test_kl"), run.curve("test_loss")
-        at = len(kl) // 2 - 1
-        self.lab.found.keep("betas.kl_drift", abs(kl[-1] - kl[at]) / kl[-1], run=run,
-                            note="from half of the epochs to all")
-        self.lab.found.keep("betas.last_gain", (loss[-2] - loss[-1]) / loss[-1], run=run,
-                            note="of the test loss in the last epoch")
-
-    # ---- pictures
-
-    def _picture(self, rows: dict[str, Tensor], title: str, name: str, alt: str,
-                 blocks: Sequence[str] = ()) -> Figure:
-        """Rows of faces at their own size, their names at the left, in blocks under their names."""
-        drawn = labelled_rows(rows, title, blocks, zoom=1, label=LABEL, blocks=len(blocks) or 1)
-        return self.lab.figure(drawn, name, alt, picture=True)
-
-    def reconstructions(self) -> Figure | Table:
-        """The same eight test faces and what each model makes of them."""
-        keys = [key for key in (*EQUAL, "1_long") if key in self.runs]
-        if not keys:
-            return self._missing()
-        images = self.faces.test.images[:SHOWN]
-        rows = {"test faces": images} | {
-            self.names[key]: self._decoded(key, SHOWN) for key in keys}
-        return self._picture(rows, "The same test faces through codes of three prices",
-                             "beta-reconstructions", "Eight test faces, and below them their "
-                             "reconstructions with β = 1, 4 and 10 after equal epochs, then with "
-                             "β = 1 after all of its epochs")
-
-    def interpolations(self) -> Figure | Table:
-        """Four pairs of test faces, two beside each other, a row for each β."""
-        keys = [key for key in EQUAL if key in self.runs]
-        if not keys:
-            return self._missing()
-        self.paths()                                    # its numbers stand in the prose
-        far = extremes(self.codes[keys[0]][0][:500])
-        rows = {}
-        for name, pairs in {"first faces": ((0, 1), (2, 3)),
-                            "nearest codes, |\nfarthest codes": far.values()}.items():
-            for key in keys:
-                mu = self.codes[key][0]
-                rows[f"{name},\nβ = {self.runs[key].recipe.beta:g}"] = decode_set(
-                    self.runs[key].model,
-                    torch.cat([lerp(mu[a], mu[b], SHOWN // 2) for a, b in pairs]))
-        return self._picture(rows, "Between two faces: four pairs, four decoded steps each",
-                             "beta-interpolations", "Four pairs of test faces, and for each β = 1, "
-                             "4 and 10 a row of four decoded steps between them, which look alike",
-                             blocks=("t = 0, ⅓, ⅔, 1",) * 2)
-
-    def paths(self) -> Table:
-        """How smooth the way between two faces is, in what does not shrink with contrast."""
-        if not self.runs:
-            return self._missing()
-        rows = []
-        for key in RUNS:
-            row = dict.fromkeys(("model", "mean squared step, thousandths", "distance of the ends",
-                                 "detour", "±", "evenness", "twice the steps, exponent",
-                                 "sharpness half-way"))
-            if key not in self.runs:
-                rows.append(row | {"model": f"{self.names[key]}: not trained here"})
-                continue
-            numbers = numbers_between(self.runs[key].model, self.faces.test.images)
-            for what, value in numbers.items():
-                self._keep(what, key, value, note=f"{PAIRS} pairs of test faces, {STEPS} frames")
-            rows.append(dict(zip(row, (self.names[key], *numbers.values()), strict=True)))
-        return Table(rows, {"mean squared step, thousandths": ".3f", "distance of the ends": ",.0f",
-                            "detour": ".3f", "±": ".3f", "evenness": ".2f",
-                            "twice the steps, exponent": ".2f", "sharpness half-way": ".0%"})
-
-    # ---- dimensions
-
-    def dimensions(self) -> Figure | Table:
-        """Dimensions 8, 25 and 68 as they were shown, and dimensions that are matched over β."""
-        key = "1_long" if "1_long" in self.runs else "1"
-        if key not in self.runs:
-            return self._missing()
-        half = SHOWN // 2
-        left = {f"dim. {dim}, KL {self.kl[key][dim].item():.2f}": traverse(
-            self.runs[key].model, self.codes[key][0][:1], dim, 3.0, half) for dim in DIMS}
-        right = {label: traverse(self.runs[one].model, self.codes[one][0][:1], dim,
-                                 3 * sign * self._spread(one, dim), half)
-                 for label, (one, dim, sign) in self._chain().items()}
-        rows = {f"{one} |\n{other}": torch.cat([left[one], right[other]])
-                for one, other in zip(left, right, strict=True)} if right else left
-        return self._picture(rows, "One test face, moved along single dimensions",
-                             "beta-dimensions", "Left, traversals of dimensions 8, 25 and 68 with "
-                             "β = 1, which change little but light; right, the dimension that is "
-                             "best matched over β = 1, 4 and 10: from dark to bright in each",
-                             ("8, 25 and 68 of β = 1", "one that is matched")[:1 + bool(right)])
-
-    def _spread(self, key: str, dim: int) -> float:
-        """The standard deviation of a dimension over all posteriors together."""
-        mu, logvar = (codes[:, dim] for codes in self.codes[key])
-        return (mu.var() + logvar.exp().mean()).sqrt().item()
-
-    def _chain(self) -> dict[str, tuple[str, int, int]]:
-        """Rows for the dimension of β = 1 whose partners with both other β are best: label, and
-        model, dimension, and whether that falls (-1) as the first rises."""
-        if not all(len(self.live.get(key, ())) for key in EQUAL):
-            return {}
-        partners = {}
-        for key in EQUAL[1:]:
-            found = match_live(self.codes["1"][0], self.codes[key][0], self.live["1"],
-                               self.live[key])
-            partners[key] = {i: (rho, j, sign) for (i, j), rho, sign in zip(
-                *(values.tolist() for values in found), strict=True)}
-        shared = [i for i in partners["4"] if i in partners["10"]]
-        if not shared:
-            return {}
-        i = max(shared, key=lambda i: min(partner[i][0] for partner in partners.values()))
-        rows = {f"dim. {i}, β = 1": ("1", i, 1)}
-        for key, partner in partners.items():
-            rho, j, sign = partner[i]
-            rows[f"dim. {j}, β = {key},\n|ρ| = {rho:.2f} with {i}"] = key, j, sign
-        return rows
-
-    def matching(self) -> Table:
-        """Whether dimensions of two models correspond, beside what shuffling and turning give."""
-        if not self.runs:
-            return self._missing()
-        heads = {"rho": "|ρ|, matched", "chance": "99 % of chance", "above": "above it",
-                 "turned": "|ρ|, axes turned", "same": "|ρ|, equal indices",
-                 "read": "R², read linearly"}
-        rows, found, none = [], self.lab.found, (None, None)
-        for name, (one, other) in COMPARED.items():
-            there = all(len(self.live.get(key, ())) for key in (one, other))
-            numbers = self._correspondence(one, other) if there else dict.fromkeys(heads)
-            for what, value in numbers.items():
-                found.keep(f"match.{what}_{name}", value, note="live dimensions, test faces")
-            own, other_axes = zip(*(self.factors.get(key, none) for key in (one, other)),
-                                  strict=True)
-            rows.append({"models": f"{WORDS[one]} | {WORDS[other]}"}
-                        | {head: numbers[what] for what, head in heads.items()}
-                        | {"one attribute's share": own if there else None,
-                           "the same, axes turned": other_axes if there else None,
-                           "note": self._note(one, other, name)})
-        return Table(rows, dict.fromkeys(heads.values(), ".2f") | {"above it": ".0%"}
-                     | dict.fromkeys(("one attribute's share", "the same, axes turned"), ".1%"),
-                     unshown=(heads["chance"], heads["above"], *(
-                         () if any(row["note"] for row in rows) else ("note",))))
-
-    @cached_property
-    def factors(self) -> dict[str, tuple[float | None, float | None]]:
-        """How far each model's live dimensions tell one attribute each; and after turning them, a
-        mean over turns."""
-        found, labels = {}, self.faces.test.labels
-        for key in (key for key, dims in self.live.items() if len(dims)):
-            codes = self.codes[key][0][:, self.live[key]]
-            turns = [one_factor(turned(codes, self.seed + k), labels) for k in range(TURNS)]
-            mean = None if None in turns else sum(turns) / len(turns)
-            found[key] = one_factor(codes, labels), mean
-            self._keep("one_factor", key, found[key][0], note="largest of squared correlations")
-            self._keep("one_factor_turned", key, mean, note="the same on axes turned at random")
-        return found
-
-    def _note(self, one: str, other: str, name: str) -> str:
-        if not {one, other} <= self.runs.keys():
-            return "not trained here"
-        if not (len(self.live[one]) and len(self.live[other])):
-            return "no live dimension"
-        alone = name in ("1_4", "1_10", "4_10") and "1_seed1" not in self.runs
-        return "without control, undecided" if alone else ""
-
-    def _correspondence(self, one: str, other: str) -> dict[str, float | None]:
-        return correspondence(self.codes[one][0], self.codes[other][0], self.live[one],
-                              self.live[other], self.seed)
+# ---- pictures
 
 
-# ---- rows and lines
+@trained
+def reconstructions(lab: Lab) -> Figure:
+    """The same eight test faces and what each model makes of them."""
+    rows = {"test faces": lab.splits("celeba128").test.images[:8]} | {
+        name_of(lab, key): decode_set(runs(lab)[key].model, codes(lab, key)[:8])
+        for key in (*EQUAL, "1_long")}
+    return lab.figure(labelled_rows(rows, "The same test faces through four models", zoom=1,
+                                    label=LABEL),
+                      "beta-reconstructions", "Eight test faces, and below them their "
+                      "reconstructions with β = 1, 4 and 10 after equal epochs, then with β = 1 "
+                      "after all of its epochs", picture=True)
 
 
-def name_of(job: Job, seed: int) -> str:
-    """How tables call a training: its β, its epochs, and its seed if that is another one."""
-    other = f", seed {job.seed - seed}" if job.seed != seed else ""
-    return f"β = {job.recipe.beta:g}, {job.epochs} epochs{other}"
+@trained
+def interpolations(lab: Lab) -> Figure:
+    """Two pairs of test faces, beside each other, and six decoded steps between; a row for each β,
+    at half size."""
+    images, among = lab.splits("celeba128").test.images, codes(lab, "1")[:500]
+    pairs = (0, 1), divmod(int(torch.cdist(among, among).argmax()), len(among))
+    rows = {}
+    for key in EQUAL:
+        mu, model = codes(lab, key), runs(lab)[key].model
+        row = [part for a, b in pairs for part in (
+            as_pixels(images[[a]]), decode_set(model, lerp(mu[a], mu[b], 6)),
+            as_pixels(images[[b]]))]
+        rows[name_of(lab, key)] = F.avg_pool2d(torch.cat(row), 2)
+    return lab.figure(labelled_rows(rows, "Between two faces: originals at the ends, six decoded "
+                                    "steps", ("the first two test faces", "the two whose codes are "
+                                              "farthest apart"), zoom=1, label=LABEL, blocks=2),
+                      "beta-interpolations", "Two pairs of test faces with six decoded steps "
+                      "between the originals, for β = 1, 4 and 10: the three rows look alike",
+                      picture=True)
 
 
-def numbers_between(model: VAE, images: Tensor) -> dict[str, float | None]:
-    """The numbers of straight lines between the first images and the ones after those."""
-    pairs = min(PAIRS, len(images) // 20)
-    few = min(DOUBLED, pairs)
-    codes, frames = paths_between(model, images, pairs)
-    ends = torch.cat([images[:few], images[pairs:pairs + few]])
-    _, twice = paths_between(model, ends, few, steps=2 * STEPS - 1)
-    numbers = path_numbers(frames, codes)
-    apart = (frames[:, 0] - frames[:, -1]).square().flatten(1).sum(1).mean()
-    step = numbers["smoothness"]
-    return {"step": None if step is None else 1000 * step, "apart": finite(apart),
-            "detour": numbers["detour"], "detour_error": numbers["detour_error"],
-            "evenness": numbers["evenness"], "doubling": doubling_exponent(frames[:few], twice),
-            "sharpness_halfway": finite(middle(sharpness_along(frames)))}
+@trained
+def keep_paths(lab: Lab) -> None:
+    """How straight ways between two faces are, and how soon their steps shrink."""
+    images, keep = lab.splits("celeba128").test.images, lab.found.keep
+    for key in [key for key in ("1", "10", "1_seed1") if key in runs(lab)]:
+        run, pairs = runs(lab)[key], min(PAIRS, len(images) // 2)
+        detour, error = detour_of(paths_between(run.model, images, pairs)[1])
+        keep(f"betas.detour_{key}", detour, run=run, note=f"{pairs} pairs of test faces")
+        if key in EQUAL:
+            keep(f"betas.detour_error_{key}", error, run=run, note="standard error over pairs")
+    long, pairs = runs(lab)["1_long"], min(DOUBLED, len(images) // 2)
+    few, many = (paths_between(long.model, images, pairs, lerp, steps)[1]
+                 for steps in (STEPS, 2 * STEPS - 1))
+    keep("betas.doubling_1_long", doubling_exponent(few, many), "exponent", long)
+
+
+# ---- dimension by dimension
+
+
+@trained
+def dimensions(lab: Lab) -> Figure:
+    """The dimensions of β = 1 that the earlier study shows, each moved through seven values."""
+    model, mu = runs(lab)["1_long"].model, codes(lab, "1_long")[:1]
+    nats = nats_by_dimension(lab, "1_long")
+    rows = {f"dimension {dim},\n{nats[dim]:.2f} nats": latent.traverse(model, mu, dim, REACH)
+            for dim in DIMS}
+    return lab.figure(labelled_rows(rows, "β = 1: one test face, moved along three dimensions",
+                                    values(REACH), zoom=1, label=LABEL),
+                      "beta-dimensions", "A test face whose dimensions 8, 25 and 68 go from −3 to "
+                      "3, a row each: little changes but light", picture=True)
+
+
+def values(reach: float, n: int = 7) -> list[str]:
+    """What stands over the columns of a traversal."""
+    return [number(value, "g") for value in torch.linspace(-reach, reach, n).tolist()]
+
+
+@trained
+def over_betas(lab: Lab) -> Figure:
+    """Two sets of rows over β, at half size: of one index, and of dimensions that are matched."""
+    rows, at = {}, DIMS[0]
+    chains = {"same index": {key: (at, 1, 1.0) for key in EQUAL}, "matched": chain(lab)}
+    for kind, partners in chains.items():
+        for key, (dim, sign, rho) in partners.items():
+            frames = latent.traverse(runs(lab)[key].model, codes(lab, key)[:1], dim, sign * REACH)
+            note = f", |ρ| = {rho:.2f}" if kind == "matched" and key != "1" else ""
+            rows[f"β = {key}, dimension {dim}\n{kind}{note}"] = F.avg_pool2d(frames, 2)
+    return lab.figure(labelled_rows(rows, "Over β: dimension 8 of each model, and one that is "
+                                    "matched", values(REACH), zoom=1, label=LABEL),
+                      "beta-dimensions-over", "Dimension 8 of β = 1, 4 and 10 does three different "
+                      "things; below it, dimensions that are matched by their codes change light "
+                      "alike in all three", picture=True)
+
+
+def chain(lab: Lab) -> dict[str, tuple[int, int, float]]:
+    """For each β the dimension that goes best with one of β = 1, whether it falls (-1) as that
+    rises, and the size of their rank correlation."""
+    partners = {}
+    for key in EQUAL[1:]:
+        found = latent.match_live(codes(lab, "1"), codes(lab, key), used(lab, "1"), used(lab, key))
+        partners[key] = {i: (j, sign, rho) for (i, j), rho, sign in zip(
+            *(part.tolist() for part in found), strict=True)}
+    shared = partners["4"].keys() & partners["10"].keys()
+    best = max(sorted(shared), key=lambda i: min(partners[key][i][2] for key in EQUAL[1:]))
+    return {"1": (best, 1, 1.0)} | {key: partners[key][best] for key in EQUAL[1:]}
+
+
+@trained
+def matching(lab: Lab) -> Table:
+    """Whether dimensions of two models correspond, beside what turning one model's axes gives."""
+    keep, found = lab.found.keep, {}
+    pairs = {"1_10": ("1", "10"), "1_4": ("1", "4"), "longer": ("1", "1_long"),
+             "seed1_4": ("1_seed1", "4"), "seeds": ("1", "1_seed1")}
+    pairs = {name: pair for name, pair in pairs.items() if set(pair) <= runs(lab).keys()}
+    for name, (one, other) in pairs.items():
+        here = found[name] = latent.correspondence(
+            codes(lab, one), codes(lab, other), used(lab, one), used(lab, other),
+            lab.settings.seed)
+        keep(f"match.rho_{name}", here.rho, note="used dimensions, test faces")
+    for name in [name for name in ("1_10", "seeds") if name in found]:
+        keep(f"match.turned_{name}", found[name].turned, note="the second's axes turned at random")
+    keep("match.same_1_10", found["1_10"].same, note="dimensions of equal index")
+    keep("match.read_1_10", found["1_10"].read, note="R² of β = 10's codes from β = 1's")
+    keep("match.read_back_1_10", found["1_10"].read_back, note="R² of β = 1's from β = 10's")
+    rows = [{"models": " / ".join(name_of(lab, key) for key in pairs[name]),
+             "|ρ|, matched": here.rho, "on turned axes": here.turned, "of equal index": here.same,
+             "R² of the second from the first": here.read,
+             "of the first from the second": here.read_back} for name, here in found.items()]
+    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"))
+
+
+@trained
+def single_factors(lab: Lab) -> Table:
+    """Whether dimensions tell one attribute each, and more so than turned axes do."""
+    rows, labels, seed = [], lab.splits("celeba128").test.labels, lab.settings.seed
+    errors = {}
+    for key in [key for key in (*EQUAL, "1_seed1") if key in runs(lab)]:
+        mu = codes(lab, key)[:, used(lab, key)]
+        share, (turned, errors[key]) = (latent.one_factor(mu, labels),
+                                        latent.one_factor_turned(mu, labels, seed))
+        excess = None if share is None else share - turned
+        if key != "4":
+            lab.found.keep(f"betas.one_factor_excess_{key}", excess, note="over turned axes")
+        rows.append({"model": name_of(lab, key), "largest attribute's share": share,
+                     "on turned axes": turned, "excess": excess})
+    lab.found.keep("betas.one_factor_error", math.hypot(errors["1"], errors["10"]),
+                   note="of the difference of β = 1 and 10, over turns")
+    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".1%"))
+
+
+@trained
+def keep_stretch(lab: Lab) -> None:
+    """What pixels in [−1, 1] do to the squared error: 2², by algebra."""
+    run, images = runs(lab)["1"], lab.splits("celeba128").test.images[:100]
+    lab.found.keep("betas.stretch", latent.stretch(run.model, images), run=run,
+                   note="the same decodings on [−1, 1] and on [0, 1]")

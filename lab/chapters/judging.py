@@ -1,31 +1,57 @@
-"""What the measures of generated images are worth: a ladder of real images, disturbed."""
+"""What the measures of generated images are worth: real images, disturbed, and other judges."""
 
 from __future__ import annotations
 
-import re
-
 from torch import Tensor
 
-from lab.samples import FARTHER, RULES, Judge, blur, blur_shown, power_spectrum, verdicts
-from lab.session import Lab
+from lab import samples
+from lab.chapters import cifar, theory
+from lab.notebook import Lab
+from lab.samples import GRID, LADDER, RULES, Judge, power_spectrum
 from lab.show import Figure, Table
-from lab.training import draw_images
 from vae_helpers import GREY, new_figure, reference_lines, style_of
 
 SHOWN = 1_000       # images behind each power spectrum
-MEASURES = {"distance": "Fréchet distance", "kid": "KID, features of equal length",
-            "kid_raw": "KID, features as they are", "recall": "recall", "coverage": "coverage",
-            "precision": "precision", "density": "density", "sharpness": "sharpness"}
+LEAD = "VAE less β = 0"     # above 0: that noise is nearer to real images than the VAE's samples
+MEASURES = {"distance": "Fréchet distance", "kid": "KID", "recall": "recall",
+            "coverage": "coverage", "precision": "precision", "density": "density",
+            "sharpness": "sharpness"}
 NOISE = {"autoencoder": "autoencoder, N(0, I)", "β = 0": "β = 0, N(0, I)"}   # in the theory's words
-KEYS = {"autoencoder": "ae", "β = 0": "beta0"}
 STYLES = {"autoencoder": {"color": "#E69F00", "ls": "-.", "marker": "v", "ms": 4},
           "β = 0": {"color": "#56B4E9", "ls": "-", "marker": "P", "ms": 4}}
 
 
+def measured(lab: Lab) -> dict[str, dict]:
+    """What the judge measures of the samples of five models, two of which are noise to the eye."""
+    noise = theory.measured(lab)
+    return cifar.measured(lab) | {name: noise[said] for name, said in NOISE.items()}
+
+
+# ---- the ladder
+
+
+def ladder(lab: Lab) -> Table:
+    """Every measure of real images under each disturbance, then of the models' samples: the record
+    behind the rules, which no cell shows."""
+    found = {name: lab.judge.ladder[name] for name in LADDER}
+    found |= {f"samples of {called(name)}": each for name, each in measured(lab).items()}
+    return Table([{"images": name} | {head: each[what] for what, head in MEASURES.items()}
+                  for name, each in found.items()], dict.fromkeys(MEASURES.values(), ".2f"),
+                 caption="Blur in pixels, noise as a standard deviation, contrast as a factor.")
+
+
+def rules(lab: Lab) -> Table:
+    """Which measure passes which rule, on CIFAR-10 and on faces."""
+    images, faces = rules_of(lab.judge), rules_of(lab.face_judge)
+    return Table([{"measure": MEASURES[what]}
+                  | {rule: in_words(images[what][rule], faces[what][rule]) for rule in RULES}
+                  for what in MEASURES])
+
+
 def rules_of(judge: Judge) -> dict[str, dict[str, bool | None]]:
     """Which rules every measure of a judge passes on its ladder; None where it cannot be said."""
-    return {key: verdicts({name: found[key] for name, found in judge.ladder.items()}, FARTHER[key])
-            for key in MEASURES}
+    return {what: samples.verdicts({name: judge.ladder[name][what] for name in LADDER},
+                                   samples.FARTHER[what]) for what in MEASURES}
 
 
 def in_words(images: bool | None, faces: bool | None) -> str | None:
@@ -37,123 +63,92 @@ def in_words(images: bool | None, faces: bool | None) -> str | None:
     return f"**fails** on {'faces' if images else 'CIFAR-10'}"
 
 
-def named(model: str) -> str:
+# ---- other judges
+
+
+def judges(lab: Lab) -> Table:
+    """Fréchet distances on the features of classifiers of three seeds, and of one that was never
+    trained, as shares of the distance of the mean image."""
+    seeds = (0,) if lab.settings.shortened else (0, 1, 2)
+    rows = [judge_row(lab, f"trained, seed {seed}", lab.judge_of("FD-CIFAR", seed))
+            for seed in seeds]
+    last = judge_row(lab, "not trained", lab.judge_of("FD-CIFAR", trained=False))
+    lab.found.keep("judges.accuracy", sum(row["accuracy"] for row in rows) / len(rows),
+                   "of test images", note=f"mean of {len(rows)}")
+    lab.found.keep("judges.lead", min(row[LEAD] for row in rows), "of the mean image's distance",
+                   note=f"the least of {len(rows)}")
+    lab.found.keep("judges.lead_untrained", last[LEAD], "of the mean image's distance")
+    return Table([*rows, last], dict.fromkeys(last, ".1%"))
+
+
+def judge_row(lab: Lab, name: str, judge: Judge) -> dict:
+    """A judge's accuracy, and how far half of the test images and samples are from the others."""
+    mean = judge.distance(judge.mean.repeat(2, 1, 1, 1))        # two have a covariance, 0
+    drawn = {"conv": cifar.samples(lab)["conv"], "VAE": theory.samples(lab)["VAE, N(0, I)"]}
+    drawn |= {model: theory.samples(lab)[said] for model, said in NOISE.items()}
+    shares = {model: judge.distance(images) / mean for model, images in drawn.items()}
+    return {"judge": name, "accuracy": judge.accuracy, "real images": judge.floor / mean, **shares,
+            LEAD: shares["VAE"] - shares["β = 0"]}
+
+
+# ---- where the energy of samples ends
+
+
+def called(model: str) -> str:
     """A model's name, which says where its samples are noise to the eye."""
     return f"{model}: noise" if model in NOISE else model
 
 
-def plot_ladder(axes, curve: tuple[list, list], models: dict[str, dict],
-                lines: dict[str, float]) -> None:
-    """KID of blurred real images by the width, models where theirs is the same, and levels."""
-    axes.plot(*curve, color=GREY, marker=".", label="real images, blurred")
-    for name, found in models.items():
-        if found["blur"] is not None:
-            style = STYLES.get(name) or style_of(name)
-            axes.plot(found["blur"], found["kid"], **style | {"ls": "", "ms": 8}, label=named(name))
-    reference_lines(axes, lines)
-    axes.set(xscale="log", xlabel="blur of real images, pixels", ylabel="KID",
-             title="Samples on the ladder of blur", ylim=(0, None))
-    ticks = [width for width in curve[0] if width in (0.5, 1, 2, 4, 8)]
-    axes.set_xticks(ticks, [f"{width:g}" for width in ticks])
+def spectrum(lab: Lab) -> Figure:
+    """The curve that gives a KID its equivalent blur, and how the power of samples falls off."""
+    real = lab.judge.some[:SHOWN]
+    sets = {"real": real, **{f"real, blur {width}": samples.blur(real, width) for width in (1, 2)}}
+    sets |= {name: images[:SHOWN] for name, images in cifar.samples(lab).items()}
+    sets |= {name: theory.samples(lab)[said][:SHOWN] for name, said in NOISE.items()}
+    spectra = {name: power_spectrum(images) for name, images in sets.items()}
+    middle = {name: power[len(power) // 2 - 1] for name, (_, power) in spectra.items()}
+    note = "at half the top frequency"
+    lab.found.keep("spectrum.conv", middle["conv"] / middle["real"], "of real power",
+                   lab.run("conv"), note)
+    lab.found.keep("spectrum.beta0", middle["β = 0"] / middle["real"], "of real power",
+                   lab.run("small-beta0"), note)
+    figure, (left, right) = new_figure(2, width=9.5, height=3.4)
+    plot_blurs(left, lab.judge, measured(lab))
+    plot_power(right, spectra)
+    return lab.figure(
+        figure, "ladder", "Left: KID of real images rises with the width of a blur, and each "
+        "model is placed on that curve by the KID of its samples; the noise of two models comes to "
+        "less blur than the samples of the three. Right: at high frequencies the power of the "
+        "models' samples falls far below that of real images, that of the noise does not")
+
+
+def plot_blurs(axes, judge: Judge, models: dict[str, dict]) -> None:
+    """KID of blurred real images by the width of the blur, and the models where theirs is equal."""
+    axes.plot(GRID, judge.blur_curve, color=GREY, marker=".")
+    there = {name: found for name, found in models.items() if found["blur"] is not None}
+    for i, name in enumerate(sorted(there, key=lambda name: there[name]["blur"])):
+        place = there[name]["blur"], there[name]["kid"]
+        style = STYLES.get(name) or style_of(name)
+        axes.plot(*place, **style | {"ls": "", "ms": 8})
+        side, offset = (("right", (-7, 4)), ("left", (7, -8)))[i % 2]       # names keep apart
+        axes.annotate(called(name), place, offset, textcoords="offset points", ha=side, fontsize=8,
+                      color=style["color"])
+    reference_lines(axes, {"real, noise 0.1": judge.ladder["noise 0.1"]["kid"]})
+    axes.set(xscale="log", xlabel="blur of real images, pixels", ylabel="KID", ylim=(0, None),
+             title="Equivalent blur is read off this curve")
+    axes.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.6 * axes.get_ylim()[1])                  # room for the names
-    axes.legend(fontsize=7, ncols=2, loc="upper left")
 
 
 def plot_power(axes, spectra: dict[str, tuple[Tensor, Tensor]]) -> None:
     """Power by frequency: real images in black, blurred ones in grey, models in their colours."""
-    for name, (frequency, power) in spectra.items():
+    lines = {"real": ("black", "-"), "real, blur 1": (GREY, "--"), "real, blur 2": (GREY, ":")}
+    for name, found in spectra.items():
         style = STYLES.get(name) or style_of(name)
-        if name.startswith("real"):
-            style = {"color": GREY if "blur" in name else "black",
-                     "ls": {"1": "--", "2": ":"}.get(name[-1], "-")}
-        axes.plot(frequency, power, **style | {"marker": ""}, lw=1.3, label=named(name))
+        colour, dash = lines.get(name, (style["color"], style["ls"]))
+        axes.plot(*found, color=colour, ls=dash, lw=1.3, label=called(name))
     axes.set(xscale="log", yscale="log", xlabel="frequency, cycles per pixel", ylabel="power",
              ylim=(1e-7, None), title="Where the energy of samples ends")
     axes.set_xticks([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2], ["1/32", "1/16", "⅛", "¼", "½"])
     axes.minorticks_off()
-    axes.legend(fontsize=7)
-
-
-class Chapter:
-    """The ladder for CIFAR-10, its rules on faces too, and where the samples lie on it.
-
-    With the theory's chapter the noise of its autoencoder and of β = 0 stands beside the models.
-    """
-
-    def __init__(self, lab: Lab, cifar, theory=None):
-        self.lab, self.cifar, self.theory, self.keep = lab, cifar, theory, lab.found.keep
-
-    @property
-    def models(self) -> dict[str, dict]:
-        """What is measured of the samples of each model."""
-        noise = {name: self.theory.measured[said] for name, said in NOISE.items()
-                 } if self.theory else {}
-        return {name: self.cifar.measured[name] for name in self.cifar.three} | noise
-
-    def _run(self, name: str):
-        return self.cifar.three.get(name) or self.theory.demo[name]
-
-    def ladder(self) -> Table:
-        """Every measure of real images under each disturbance, then of samples, and the blur that
-        comes to as much: by KID, by Fréchet distance, and in sharpness alone."""
-        rows = []
-        for name, found in self.lab.judge.ladder.items():
-            key = re.sub(r"\W+", "_", name.replace(".", ""))
-            for what in MEASURES:
-                self.keep(f"ladder.{what}.{key}", found[what])
-            rows.append(self._row(name, found))
-        for name, found in self.models.items():
-            key, run = KEYS.get(name, name), self._run(name)
-            for what in ("fd", "sharpness"):
-                self.keep(f"blur_{what}.{key}", found[f"blur_{what}"], "pixels", run)
-            rows.append(self._row(f"samples of {named(name)}", found))
-        two = {head: ".2f" for head in rows[0] if head != "real images, disturbed by"}
-        return Table(rows, two | {self.lab.judge.name: ".3g", "KID, raw": ".3g"}
-                     | {head: ".1f" for head in rows[0] if head.startswith("blur by")},
-                     caption="Blur in pixels, noise as a standard deviation, contrast as a factor.")
-
-    def _row(self, name: str, found: dict) -> dict:
-        return {"real images, disturbed by": name, self.lab.judge.name: found["distance"],
-                "KID": found["kid"], "KID, raw": found["kid_raw"],
-                **{what: found[what] for what in ("recall", "coverage", "precision", "density")},
-                "blur by KID": blur_shown(found), "blur by FD": found["blur_fd"],
-                "blur by sharpness": found["blur_sharpness"]}
-
-    def rules(self) -> Table:
-        """Which measure passes which rule, on CIFAR-10 and on faces."""
-        images, faces = rules_of(self.lab.judge), rules_of(self.lab.face_judge)
-        rows = []
-        for key, name in MEASURES.items():
-            rows.append({"measure": name} | {rule: in_words(images[key][rule], faces[key][rule])
-                                             for rule in RULES})
-            for where, passed in (("", images), ("_faces", faces)):
-                if None not in passed[key].values():
-                    self.keep(f"rules.{key}{where}", sum(passed[key].values()), "rules",
-                              note=f"of {len(RULES)}")
-        return Table(rows)
-
-    def spectrum(self) -> Figure:
-        """The ladder of blur with the models on it, and how the power of samples falls off."""
-        judge, seed = self.lab.judge, self.lab.settings.seed
-        real = judge.some[:SHOWN]
-        sets = {"real": real, **{f"real, blur {w}": blur(real, w) for w in (1, 2)}}
-        sets |= {name: draw_images(run.model, len(real), seed)
-                 for name, run in self.cifar.three.items()}
-        if self.theory:
-            sets |= {name: self.theory.samples[said][:SHOWN] for name, said in NOISE.items()}
-        spectra = {name: power_spectrum(images) for name, images in sets.items()}
-        for name, (_, power) in spectra.items():
-            share = power[len(power) // 2 - 1] / spectra["real"][1][len(power) // 2 - 1]
-            key = KEYS.get(name, re.sub(r"\W+", "_", name))
-            self.keep(f"spectrum.{key}", share, "of real power", note="at half the top frequency")
-        figure, (left, right) = new_figure(2, width=9.5, height=3.2)
-        lines = {f"real, {name}": judge.ladder[name]["kid"]
-                 for name in ("mean image", "noise 0.1")}
-        plot_ladder(left, judge.blur_curve(), self.models, lines)
-        plot_power(right, spectra)
-        return self.lab.figure(
-            figure, "ladder", "Left: KID of real images rises with the width of a blur; the "
-            "models' samples lie high on that curve, the noise of two below all three. Right: the "
-            "power of the models' samples falls far below that of real images at high "
-            "frequencies, that of the noise does not")
+    axes.legend(fontsize=7, loc="lower left")
