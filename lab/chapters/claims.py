@@ -1,4 +1,4 @@
-"""The ledger of claims, and the numbers that nothing but a claim asks for."""
+"""The verdicts on what was claimed, and the numbers that nothing but a claim asks for."""
 
 from __future__ import annotations
 
@@ -7,65 +7,97 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from lab import samples as sampled
-from lab.chapters.ledger import AFTER, CLAIMS, FAILS, HOLDS, IN_PART, UNDECIDED, Claim
-from lab.samples import blurred_to
-from lab.session import Lab
+from lab.chapters.ledger import CLAIMS, CONFIRMED, CONTRADICTED, UNDECIDED, Claim
+from lab.notebook import Lab
+from lab.samples import blurred_to, sharpness
 from lab.show import Findings, Table
 from lab.training import draw_images, encode_set, reconstruct
 from vae_helpers import VAE, as_pixels, to_range
 
 
-def ledger(found: Findings, claims: tuple[Claim, ...] = CLAIMS) -> Table:
-    """Every claim with its findings, its rule and the verdict."""
-    rows = []
-    for claim in claims:
-        numbers = tuple(found[name] for name in claim.names if name in found)
-        rows.append({"source": claim.source, "claim": claim.sentence, "this run": numbers or None,
-                     "rule": claim.rule, "verdict": claim.verdict(found)})
-    return Table(rows, {"this run": ",.4g"})
+def verdicts(lab: Lab) -> Table:
+    """How many sentences and rows there are, how many of each verdict, and the rows that matter."""
+    counts = count(lab.found)
+    for name, n in counts.items():
+        lab.found.keep(f"claims.{name}", n, "rows" if name != "sentences" else "sentences")
+    caption = (f"{counts['sentences']} sentences in {counts['rows']} rows: "
+               + ", ".join(f"{counts[verdict]} {verdict}"
+                           for verdict in (CONFIRMED, CONTRADICTED, UNDECIDED))
+               + ". Five of them:")
+    return Table([row_of(claim, lab.found) for claim in CLAIMS if claim.matters], FORMATS, caption)
 
 
-def count_verdicts(found: Findings, claims: tuple[Claim, ...] = CLAIMS) -> dict[str, int]:
-    """How many claims hold, fail and so on, and how many were decided that could have failed."""
-    verdicts = [claim.verdict(found) for claim in claims]
-    tally = Counter(verdicts)
-    decided = sum(claim.could_fail and AFTER not in claim.rule and verdict != UNDECIDED
-                  for claim, verdict in zip(claims, verdicts, strict=True))
-    return {"claims": len(claims), "hold": tally[HOLDS], "fail": tally[FAILS],
-            "in_part": tally[IN_PART], "undecided": tally[UNDECIDED], "could_fail": decided}
+def ledger(lab: Lab) -> Table:
+    """All rows with findings, rule and verdict; as many of each verdict as were counted before."""
+    for name, n in count(lab.found).items():
+        if lab.found.get(f"claims.{name}", n) != n:
+            raise RuntimeError(f"claims.{name} was counted before all numbers were there: "
+                               f"{lab.found[f'claims.{name}']:g} then, {n} now; show the verdicts "
+                               "after the chapters that they need")
+    return Table([row_of(claim, lab.found) for claim in CLAIMS], FORMATS)
 
 
-def by_verdict(found: Findings, claims: tuple[Claim, ...] = CLAIMS) -> list[dict]:
-    """A row for each source: its claims in one cell for each verdict."""
-    heads = {HOLDS: "holds", FAILS: "fails", IN_PART: "holds in part", UNDECIDED: "undecided"}
-    rows = []
-    for source in dict.fromkeys(claim.source for claim in claims):
-        cells: dict[str, list[str]] = {head: [] for head in heads.values()}
-        for claim in claims:
-            if claim.source == source:
-                cells[heads[claim.verdict(found)]].append(claim.sentence)
-        rows.append({"source": source} | {head: " · ".join(cell) for head, cell in cells.items()})
-    return rows
+FORMATS = {"this run": ",.4g"}
+
+
+def row_of(claim: Claim, found: Findings) -> dict:
+    """A row with its findings, in the order in which its rule names them."""
+    numbers = tuple(found[name] for name in claim.names if name in found)
+    sentence = f"{claim.sentence} (*{claim.part}*)" if claim.part else claim.sentence
+    return {"source": claim.source, "claim": sentence, "this run": numbers or None,
+            "rule": claim.rule, "verdict": claim.verdict(found)}
+
+
+def count(found: Findings, claims: tuple[Claim, ...] = CLAIMS) -> dict[str, int]:
+    """Sentences and rows, rows of each verdict, and those decided that could have failed."""
+    made = Counter(claim.verdict(found) for claim in claims)
+    return {"sentences": len({claim.sentence for claim in claims}), "rows": len(claims),
+            CONFIRMED: made[CONFIRMED], CONTRADICTED: made[CONTRADICTED],
+            UNDECIDED: made[UNDECIDED],
+            "could_fail": sum(claim.could_fail and claim.verdict(found) != UNDECIDED
+                              for claim in claims)}
 
 
 # ---- what only a claim asks for
 
 
-@torch.no_grad()
-def moved_by_shift(model: VAE, images: Tensor, by: int = 2) -> tuple[float, float]:
-    """How far a shift moves the codes, as a share of two images' distance; and how far the first
-    layer's maps are from having moved along, as a share of their size away from the borders."""
-    shifted = torch.cat([images[..., :1].expand(*images.shape[:3], by), images[..., :-by]], 3)
-    mu, moved = encode_set(model, images)[0], encode_set(model, shifted)[0]
+def keep_numbers(lab: Lab) -> None:
+    """What a shift of the image moves, the grain of samples of fc, and the sharpness that
+    reconstructions of faces keep."""
+    conv, fc, celeba, keep = lab.run("conv"), lab.run("fc"), lab.run("celeba64"), lab.found.keep
+    images, faces = lab.cifar.test.images[:1000], lab.faces.test.images[:1000]
+    keep("shift.conv", code_moved(conv.model, images), "of two images' distance", conv, "2 pixels")
+    keep("shift.layers", maps_left_behind(conv.model, images), "of the maps' size", conv,
+         "first layer, 2 pixels")
+    samples = draw_images(fc.model, 1000, lab.settings.seed)
+    keep("grain.fc", fine_grain(samples), "of the power", fc)
+    keep("grain.blurred", fine_grain(blurred_to(images, sharpness(samples).mean().item())),
+         "of the power", note="real images, blurred to the sharpness of fc's samples")
+    kept = sharpness(reconstruct(celeba.model, faces)).mean() / sharpness(faces).mean()
+    keep("sharp.faces", kept, "of the faces'", celeba)
+
+
+def shifted(images: Tensor, by: int) -> Tensor:
+    """The images moved to the right, their left column repeated."""
+    return torch.cat([images[..., :1].expand(*images.shape[:3], by), images[..., :-by]], 3)
+
+
+def code_moved(model: VAE, images: Tensor, by: int = 2) -> float:
+    """How far a shift moves the codes, as a share of two images' distance."""
+    mu, moved = (encode_set(model, x)[0] for x in (images, shifted(images, by)))
     apart = (mu - mu.roll(1, 0)).norm(dim=1).mean().clamp(min=1e-12)     # a code may be constant
-    code = (mu - moved).norm(dim=1).mean() / apart
-    device = next(model.parameters()).device
-    layer = model.encoder[0]
-    there, back = (layer(to_range(model.recipe, as_pixels(x, device))) for x in (images, shifted))
-    inner = slice(2, -2)
-    gap = there[..., inner, 1:-3] - back[..., inner, 2:-2]      # stride 2: 2 pixels are 1 place
-    return code.item(), (gap.norm() / there[..., inner, inner].norm()).item()
+    return ((mu - moved).norm(dim=1).mean() / apart).item()
+
+
+@torch.no_grad()
+def maps_left_behind(model: VAE, images: Tensor) -> float:
+    """How far the first layer's maps are from moving along with 2 pixels, as a share of their size
+    away from the borders; its stride is 2, so that they should move by one place."""
+    layer, device = model.encoder[0], next(model.parameters()).device
+    there, back = (layer(to_range(model.recipe, as_pixels(x, device)))[..., 2:-2, :]
+                   for x in (images, shifted(images, 2)))
+    gap = there[..., 1:-3] - back[..., 2:-2]
+    return (gap.norm() / there[..., 2:-2].norm()).item()
 
 
 def fine_grain(images: Tensor) -> float:
@@ -74,63 +106,3 @@ def fine_grain(images: Tensor) -> float:
     power = torch.fft.fft2(x - x.mean((1, 2), keepdim=True)).abs().square().mean(0)
     high = torch.fft.fftfreq(x.shape[-1]).abs() > 0.25
     return (power[high[:, None] | high[None, :]].sum() / power.sum()).item()
-
-
-def sharpness_kept(model: VAE, images: Tensor) -> float:
-    """Sharpness of the reconstructions as a share of the images' own."""
-    kept = sampled.sharpness(reconstruct(model, images)).mean()
-    return (kept / sampled.sharpness(images).mean()).item()
-
-
-class Chapter:
-    """The ledger of claims, over all findings of the chapters before it."""
-
-    def __init__(self, lab: Lab, theory, cifar, faces):
-        self.lab, self.theory, self.cifar, self.faces = lab, theory, cifar, faces
-
-    def single(self) -> Table:
-        """Numbers that nothing but a claim asks for."""
-        lab, found, conv, fc = self.lab, self.lab.found, self.cifar.conv, self.cifar.fc
-        images, faces = lab.cifar.test.images[:1000], lab.faces.test.images[:1000]
-        code, maps = moved_by_shift(conv.model, images)
-        found.add("shift.conv", code, "of two images' distance", conv, "2 pixels")
-        found.add("shift.layers", maps, "of the maps' size", conv, "first layer, 2 pixels")
-        samples = draw_images(fc.model, 1000, lab.settings.seed)
-        alike = blurred_to(images, sampled.sharpness(samples).mean().item())
-        found.add("grain.fc", fine_grain(samples), "of the power", fc)
-        found.add("grain.blurred", fine_grain(alike), "of the power")
-        runs = {"small": self.theory.demo["VAE"], "small_sharp": self.theory.demo["β = 0.1"]}
-        for name, run in runs.items():
-            found.add(f"sharp.{name}", sharpness_kept(run.model, images), "of the images'", run)
-        run = self.faces.celeba
-        found.add("sharp.faces", sharpness_kept(run.model, faces), "of the faces'", run)
-        words = {"shift.conv": "2 pixels move μ, as a share of the distance of two images",
-                 "shift.layers": "the first layer's maps fail to move along, as a share",
-                 "grain.fc": "power above half the highest frequency: samples of fc",
-                 "grain.blurred": "the same, real images blurred to equal sharpness",
-                 "sharp.small": "sharpness kept by reconstructions, β = 1",
-                 "sharp.small_sharp": "the same, β = 0.1",
-                 "sharp.faces": "the same, faces"}
-        return Table([{"number": text, "share": found[name]} for name, text in words.items()],
-                     {"share": ".2%"})
-
-    def ledger(self) -> Table:
-        """All claims with findings, rules and verdicts; as many of each as were counted before."""
-        found = self.lab.found
-        for name, n in count_verdicts(found).items():
-            if found.get(f"claims.{name}", n) != n:
-                raise RuntimeError(f"claims.{name} was counted before all numbers were there: "
-                                   f"{found[f'claims.{name}']:g} then, {n} now; show the verdicts "
-                                   "after the chapters that they need")
-        return ledger(found)
-
-    def verdicts(self) -> Table:
-        """Every claim by its source and its verdict, and in the last row how many they are."""
-        self.single()
-        counts = count_verdicts(self.lab.found)
-        for name, n in counts.items():
-            self.lab.found.add(f"claims.{name}", n, "claims")
-        rows = by_verdict(self.lab.found)
-        last = {"source": "**in all**"} | {head: counts[key] for head, key in zip(
-            list(rows[0])[1:], ("hold", "fail", "in_part", "undecided"), strict=True)}
-        return Table([*rows, last])
