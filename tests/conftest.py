@@ -50,7 +50,8 @@ def pytest_collection_finish(session):
 
 
 def execute_twice(config):
-    """The executed copy of papermill, and what nbval says of it after another execution.
+    """papermill's execution from nothing, what nbval says of it after another one, the executed
+    notebook, and the files beside it after the first and after the second.
 
     As a reader's second Restart & Run All, that one loads what the first has trained.
     """
@@ -59,11 +60,16 @@ def execute_twice(config):
     made = python("-m", "papermill", ROOT / "MZ_VAE_Assignment.ipynb", path,
                   "-f", ROOT / "tests" / "nbval.yaml", cwd=folder)
     if made.returncode:
-        return made, None, path
+        return made, None, path, None, None
+    before = files_in(folder / "runs" / "figures")
     again = python("-m", "pytest", "--quiet", "--nbval", "--nbval-current-env",
                    "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "--rootdir", folder,
                    path, cwd=folder)
-    return made, again, path
+    return made, again, path, before, files_in(folder / "runs" / "figures")
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,19 @@
 """The submission's notebook: parameters, committed outputs, its form, two executions that agree."""
 
-import ast
+import base64
+import json
 import re
-import statistics
 from urllib.parse import unquote
 
 import nbformat
 import pytest
 from conftest import python
 
-from lab import submission
+from lab import prose, publish
+from lab.chapters.ledger import CLAIMS
 from lab.export import export
+from lab.publish import NOTEBOOK, ROOT
 from lab.recipes import check_settings
-from lab.submission import NOTEBOOK, ROOT
 
 TESTS = ROOT / "tests"
 
@@ -20,6 +21,13 @@ TESTS = ROOT / "tests"
 @pytest.fixture(scope="module")
 def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def pictures(notebook):
+    """The content of every figure that the notebook shows, in their order."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [base64.b64decode(data) for output in outputs
+            for kind, data in output.get("data", {}).items() if kind.startswith("image/")]
 
 
 def code_of(notebook):
@@ -31,21 +39,21 @@ def code_of(notebook):
 
 def test_every_parameter_is_an_annotated_literal_with_a_word_on_it(notebook):
     """papermill shows users name, type, value and comment, but only of lines of this form."""
-    (cell,) = submission.tagged(notebook, "parameters")
+    (cell,) = publish.tagged(notebook, "parameters")
     lines = [line for line in cell.source.splitlines() if line.strip() and line[0] != "#"]
-    assert len(lines) == len(submission.defaults(notebook))
+    assert len(lines) == len(publish.defaults(notebook))
     assert all("# " in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["quick.yaml", "nbval.yaml"])
 def test_parameter_files_set_what_the_notebook_accepts_and_train_everything(notebook, name):
-    given = submission.read_parameters(TESTS / name)
-    assert check_settings(submission.settings(notebook, given)).extensions
+    given = publish.read_parameters(TESTS / name)
+    assert check_settings(publish.settings(notebook, given)).extensions
 
 
 def test_quick_run_writes_only_into_its_folder():
-    quick = submission.read_parameters(TESTS / "quick.yaml")
-    assert quick["RUNS"] == submission.QUICK.relative_to(ROOT).as_posix()
+    quick = publish.read_parameters(TESTS / "quick.yaml")
+    assert quick["RUNS"] == publish.QUICK.relative_to(ROOT).as_posix()
     assert quick["FIGURES"].startswith(quick["RUNS"] + "/")
 
 
@@ -60,32 +68,11 @@ def test_notebook_refuses_a_name_that_papermill_only_warns_of(tmp_path):
 
 
 def test_committed_notebook_is_a_clean_full_run():
-    assert list(submission.problems(NOTEBOOK)) == []
+    assert list(publish.problems(NOTEBOOK)) == []
 
 
 def test_numbers_in_the_prose_are_those_of_the_results(notebook):
-    assert list(submission.stale_numbers(notebook, submission.read_results())) == []
-
-
-def test_no_cell_builds_a_sentence_or_hides_what_it_computes(notebook):
-    for cell in code_of(notebook):
-        tree = ast.parse(cell.source)
-        assert not any(isinstance(node, ast.JoinedStr) for node in ast.walk(tree)), cell.source
-        assert "display(" not in cell.source and "print(" not in cell.source
-
-
-def test_cells_are_short_and_prose_is_plenty(notebook):
-    lengths = [len(cell.source.splitlines()) for cell in code_of(notebook)]
-    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert max(lengths[1:]) <= 8 and statistics.median(lengths) <= 2        # but for parameters
-    assert len(prose) >= 0.6 * len(lengths)
-
-
-def test_the_essay_is_an_essay_and_the_appendix_is_short(notebook):
-    appendix = next(i for i, cell in enumerate(notebook.cells)
-                    if cell.source.startswith("# Appendix"))
-    essay = [cell for cell in code_of(notebook) if cell in notebook.cells[:appendix]]
-    assert len(essay) <= 60 and len(code_of(notebook)) <= 75
+    assert list(publish.stale_numbers(notebook, publish.read_results())) == []
 
 
 def test_every_item_of_the_assignment_begins_with_its_answer(notebook):
@@ -120,7 +107,7 @@ def test_committed_notebook_exports_to_html_that_needs_no_network(notebook, tmp_
     assert "<script" not in html
     figures = [output for cell in notebook.cells for output in cell.get("outputs", [])
                if any(kind.startswith("image/") for kind in output.get("data", {}))]
-    hidden = submission.tagged(notebook, "hide-input")
+    hidden = publish.tagged(notebook, "hide-input")
     assert figures and html.count("alt=") >= len(figures)
     assert hidden and html.count("<details") >= len(hidden)
 
@@ -131,24 +118,67 @@ def test_committed_notebook_exports_to_html_that_needs_no_network(notebook, tmp_
 @pytest.fixture
 def executed(executions):
     """The notebook executed with today's code on few drawn images, from nothing."""
-    made, _, path = executions
+    made, _, path, *_ = executions
     assert made.returncode == 0, made.stderr[-6000:]
-    return path
+    return nbformat.read(path, as_version=4)
 
 
 def shown_by(notebook, tag):
     """Of every cell with the tag, what it shows in words, by its source."""
-    return {cell.source: [submission.output_text(output) for output in cell.outputs]
-            for cell in submission.tagged(notebook, tag)}
+    return {cell.source: [publish.output_text(output) for output in cell.outputs]
+            for cell in publish.tagged(notebook, tag)}
 
 
 def test_what_needs_no_training_shows_what_is_committed(notebook, executed):
     known = shown_by(notebook, "nbval-check-output")
     assert len(known) >= 2
-    assert shown_by(nbformat.read(executed, as_version=4), "nbval-check-output") == known
+    assert shown_by(executed, "nbval-check-output") == known
 
 
-def test_another_execution_shows_the_same(executions):
+def test_another_execution_shows_the_same_and_leaves_the_same_files(executions):
     """It loads what the first has trained; only times, devices and rates may differ."""
-    _, again, _ = executions
+    _, again, _, before, after = executions
     assert again and again.returncode == 0, again and again.stdout[-6000:] + again.stderr[-2000:]
+    assert {n: data for n, data in before.items() if n != "results.json"} == {
+        n: data for n, data in after.items() if n != "results.json"}
+    first, second = (json.loads(each["results.json"])["findings"] for each in (before, after))
+    assert {name: kept["value"] for name, kept in first.items()} == {
+        name: kept["value"] for name, kept in second.items()}
+
+
+def test_an_execution_shows_every_epoch_and_nothing_that_may_not_be_committed(executed):
+    text = "\n".join(publish.output_text(out) for c in code_of(executed) for out in c.outputs)
+    assert len(re.findall(r"^epoch  1/1 ", text, re.MULTILINE)) == 4     # of one epoch each
+    faults = [fault for cell in code_of(executed) for fault in publish.code_problems(cell)]
+    assert faults + [f for c in code_of(executed) for out in c.outputs
+                     for f in publish.output_problems(out)] == []
+
+
+def test_the_files_of_an_execution_are_the_figures_that_it_shows(executions, executed):
+    *_, before, _ = executions
+    assert sorted(pictures(executed)) == sorted(
+        data for name, data in before.items() if name != "results.json")
+
+
+# What new experiments find, whose sentences are written when they are executed on real images.
+AWAITED = {
+    "q1.information", "q1.mismatch", "q1.gap", "q1.sharp.gap", "q2.ratio_low", "q2.ratio_high",
+    "improved.tightness", "improved.tightness_error", "fc_norm.above_floor", "fc_long.above_floor",
+    "permuted.improved_ends", "morph.detour", "priors.gain", "priors.gain_sd", "priors.gain_one",
+    "priors.fd", "priors.fd_normal", "judges.accuracy", "judges.lead", "judges.lead_untrained",
+    "edits.passed", "edits.least", "edits.most", "edits.real_least", "match.read_back_1_10",
+    "collapse.kl_09_aligned", "collapse.unaligned_05", "collapse.variance_05", "collapse.axes_05",
+    *(f"claims.{what}" for what in ("sentences", "rows", "confirmed", "contradicted", "undecided",
+                                    "could_fail"))}
+
+
+def test_a_finding_is_kept_because_it_is_read(notebook, executions):
+    """By a mark of the prose or of README, by a row of README, or by a claim."""
+    *_, before, _ = executions
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    texts.append(publish.README.read_text(encoding="utf-8"))
+    read = {mark["name"] for text in texts for mark in prose.MARK.finditer(text)}
+    read |= {name for _, _, parts, _ in prose.ROWS for name, _ in parts}
+    read |= {name for claim in CLAIMS for name in claim.names}
+    assert not AWAITED & (read - {name for claim in CLAIMS for name in claim.names})
+    assert set(json.loads(before["results.json"])["findings"]) <= read | AWAITED
