@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal
 
-from lab.linear import LinearVAE, Spectrum, covariance, mean_and_error, mean_image
+from lab.linear import Spectrum, covariance, mean_and_error, mean_image
 from lab.training import draw_codes
 
 ROUNDING = 1 / (12 * 255 ** 2)  # the variance of a number that is only known to one level
@@ -127,28 +126,13 @@ def importance_bounds(error: Callable[[Tensor], Tensor], mu: Tensor, logvar: Ten
             for k in counts}
 
 
-# ---- bits, and cross-entropy
+# ---- bits
 
 
 def bits(nats: Tensor, values: int) -> tuple[float, float]:
     """The mean bits for each of the values of an image, and its standard error over images."""
     mean, error = mean_and_error(nats)
     return mean / (values * math.log(2)), error / (values * math.log(2))
-
-
-def log_of_levels(logits: Tensor) -> Tensor:
-    """ln of the sum over the 256 grey levels of exp(-cross-entropy), for each logit, in float64.
-
-    Without it cross-entropy is no density of grey pixels; the continuous Bernoulli has an integral
-    in its place (Loaiza-Ganem & Cunningham 2019).
-    """
-    a = logits.double().abs().clamp(min=1e-9)  # even in the logit; a geometric series
-    return F.logsigmoid(a) + torch.log(torch.expm1(-a * 256 / 255) / torch.expm1(-a / 255))
-
-
-def cross_entropy_bits(nats: Tensor, logits: Tensor) -> float:
-    """Bits for each value of a pixel: unnormalised nats per image (N,), and the normaliser."""
-    return bits(nats.double() + log_of_levels(logits).flatten(1).sum(1), logits[0].numel())[0]
 
 
 # ---- a Gaussian for each value
@@ -166,13 +150,6 @@ def bins(images: Tensor, x_hat: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """Half a level below and above every byte, in standard deviations from x_hat."""
     k, x_hat = images.double(), x_hat.double()
     return ((k - 0.5) / 255 - x_hat) / sigma, ((k + 0.5) / 255 - x_hat) / sigma
-
-
-def level_nats(images: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
-    """Of the Gaussian's mass in bins; what lies outside [0, 1] falls to the levels 0 and 255."""
-    low, high = bins(images, x_hat, sigma)
-    low, high = low.masked_fill(images == 0, -math.inf), high.masked_fill(images == 255, math.inf)
-    return -log_between(low, high).flatten(1).sum(1)
 
 
 def kept_nats(images: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
@@ -207,18 +184,6 @@ def learned_sigma2(known: Spectrum, latent: int) -> float:
     return max(left_out / (len(known.mean) - latent), ROUNDING)
 
 
-def linear_nats(images: Tensor, model: LinearVAE, sigma2: float) -> Tensor:
-    """Exact -ln p(x) of a linear VAE, z integrated out, its density times a level's width."""
-    noise = torch.full_like(model.mean, sigma2)
-    return nats_of(LowRankMultivariateNormal(model.mean, model.decoder, noise), images)
-
-
-def nats_of(normal: MultivariateNormal | LowRankMultivariateNormal, images: Tensor) -> Tensor:
-    """-ln of a normal density at whole images times the width of a level in every value."""
-    x = images.flatten(1).double() / 255
-    return x.shape[1] * math.log(255) - normal.log_prob(x)
-
-
 class FullGaussian(NamedTuple):
     """A Gaussian over all values of an image at once, without any latent variable."""
 
@@ -227,12 +192,8 @@ class FullGaussian(NamedTuple):
 
     def nats(self, images: Tensor) -> Tensor:
         """At least -ln of the mass over every value's bin: its mean log density there (Jensen)."""
-        return nats_of(self.normal, images) + self.level / 2
-
-    @property
-    def fitted_nats(self) -> float:
-        """The mean over the images that it was fitted to, which flatters it."""
-        return self.normal.entropy().item() + len(self.normal.mean) * math.log(255)
+        x = images.flatten(1).double() / 255
+        return x.shape[1] * math.log(255) - self.normal.log_prob(x) + self.level / 2
 
     def sample(self, n: int, draw: Generator | None = None) -> Tensor:
         """n draws (n, D), not confined to [0, 1]."""

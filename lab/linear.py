@@ -223,14 +223,6 @@ class RateDistortion(NamedTuple):
     distortion: Tensor  # squared error per image
 
 
-def rate_distortion(known: Spectrum, sigma2s: Sequence[float], latent: int | None = None,
-                    ) -> RateDistortion:
-    """The curve that the linear optimum draws in the rate-distortion plane."""
-    points = [linear_optimum(known, float(sigma2), latent) for sigma2 in sigma2s]
-    rows = [(point.rate, point.distortion) for point in points]
-    return RateDistortion(*torch.tensor(rows, dtype=torch.float64).T)
-
-
 class LinearVAE(NamedTuple):
     """A linear VAE: mu = encoder (x - mean), one variance for all x, x_hat = mean + decoder z."""
 
@@ -281,6 +273,13 @@ def linear_on(known: Spectrum, scores: Scores, sigma2: float, latent: int) -> tu
     spent = (values - sigma2) / values ** 2 * squares + best.variances - 1 - best.variances.log()
     lost = (sigma2 / values) ** 2 * squares + (values - sigma2) * best.variances
     return spent.sum().item() / 2, scores.total + (lost - squares).sum().item()
+
+
+def curve_on(known: Spectrum, scores: Scores, sigma2s: Sequence[float], latent: int,
+             ) -> RateDistortion:
+    """The curve that the linear models of these images draw on others, over the variance."""
+    points = [linear_on(known, scores, float(sigma2), latent) for sigma2 in sigma2s]
+    return RateDistortion(*torch.tensor(points, dtype=torch.float64).T)
 
 
 # ---- a training's start at the linear optimum

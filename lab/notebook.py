@@ -35,15 +35,12 @@ class Lab:
     def splits(self, recipe: str | Recipe, crop: bool = True) -> Splits:
         """The images that a recipe trains on, read once."""
         recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
-        return self._read(recipe.data, recipe.side, recipe.holds_out, crop,
-                          tuple(self.settings.sources_of(recipe).items()))
-
-    def _read(self, *key) -> Splits:
+        key = "splits", recipe.data, recipe.side, recipe.holds_out, crop
         if key not in self.kept:
-            data, side, holds_out, crop, sources = key
-            progress = Progress(f"{data}, {side}×{side}", log=False)
-            self.kept[key] = load_splits(data, side, chosen=holds_out, crop=crop,
-                                         progress=progress.files, **dict(sources))
+            progress = Progress(f"{recipe.data}, {recipe.side}×{recipe.side}", log=False)
+            self.kept[key] = load_splits(
+                recipe.data, recipe.side, chosen=recipe.holds_out, crop=crop,
+                progress=progress.files, **self.settings.sources_of(recipe))
             progress.done()
         return self.kept[key]
 
@@ -159,12 +156,12 @@ class Lab:
                             "test loss": ",.1f", "minutes": ".1f"})
 
     def codes(self, run: Run, part: str = "test") -> tuple[Tensor, Tensor]:
-        """mu and logvar (N, d) of a set's images, as a run's model gives them; worked out once."""
+        """mu and logvar (N, d) of a recipe's images, as its run's model gives them; worked out
+        once."""
         key = "codes", run.hash, part
         if key not in self.kept:
-            permuted = run is self.runs.get(Training(run.recipe.name, permuted=True))
-            splits = self.permuted if permuted else self.splits(run.recipe)
-            self.kept[key] = encode_set(run.model, getattr(splits, part).images)
+            images = getattr(self.splits(run.recipe), part).images
+            self.kept[key] = encode_set(run.model, images)
         return self.kept[key]
 
     # ---- judges, figures, results

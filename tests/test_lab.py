@@ -166,13 +166,13 @@ def test_what_is_asked_for_twice_is_worked_out_once_for_each_key(here):
     assert length(other, "abc", 2) == 6 and asked == ["abc", "d", "abc"]
 
 
-def test_codes_are_those_of_the_images_that_the_run_is_of(here):
+def test_codes_are_those_of_a_part_of_the_images_that_the_recipe_is_of(here):
     lab = here()
-    plain, permuted = lab.run("fc"), lab.run("fc", permuted=True)
-    mu, logvar = lab.codes(permuted)
-    assert lab.codes(permuted)[0] is mu
-    assert torch.equal(mu, notebook.encode_set(permuted.model, lab.permuted.test.images)[0])
-    assert not torch.equal(lab.codes(plain)[0], mu) and len(lab.codes(plain, "train")[0]) == 40
+    run, stops = lab.run("fc"), lab.run("p1-fc")
+    mu, logvar = lab.codes(run)
+    assert lab.codes(run)[0] is mu
+    assert torch.equal(mu, notebook.encode_set(run.model, lab.cifar.test.images)[0])
+    assert (len(lab.codes(run, "train")[0]), len(lab.codes(stops, "train")[0])) == (40, 32)
 
 
 def test_trainings_say_what_was_used(here, tmp_path):

@@ -94,7 +94,7 @@ def test_a_linear_optimum_lies_where_its_closed_form_says_and_on_the_line():
     images, known, _, model = optimal(beta=0.02)
     rate, distortion = latent.rate_and_distortion(model, images, seed=0)
     exact = (as_pixels(images) - decode_set(model, encode_set(model, images)[0])).square()
-    curve = linear.rate_distortion(known, [0.1, 0.01, 0.005], 3)
+    curve = linear.curve_on(known, linear.scores_of(known, images), [0.1, 0.01, 0.005], 3)
     assert rate == pytest.approx(curve.rate[1].item(), rel=1e-4)
     assert distortion - exact.sum((1, 2, 3)).mean().item() == pytest.approx(2 * 0.01, rel=0.2)
     points = {"on": (rate, curve.distortion[1].item()), "beyond": (99.0, 1.0),

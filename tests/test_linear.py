@@ -201,10 +201,13 @@ def test_a_linear_vae_that_lbfgs_trains_ends_at_the_linear_optimum(a, b, active)
 
 
 def test_slope_of_the_rate_distortion_curve_is_twice_sigma2():
-    known = planted_spectrum(8.0, 2.0, 1.0, 0.3)
-    rate, distortion = linear.rate_distortion(known, [0.5, 0.5001], latent=2)
-    assert (distortion.diff() / rate.diff()).item() == pytest.approx(-2 * 0.5, rel=1e-3)
-    assert rate[0].item() == pytest.approx(0.5 * (math.log(16) + math.log(4)))
+    images = smooth_bytes(60, 4)
+    known = linear.spectrum(images)
+    sigma2 = known.eigenvalues[1].item() / 2                    # 2 directions are worth it
+    curve = linear.curve_on(known, linear.scores_of(known, images), [sigma2, 1.0001 * sigma2], 2)
+    assert (curve.distortion.diff() / curve.rate.diff()).item() == pytest.approx(-2 * sigma2, 1e-3)
+    assert curve.rate[0].item() == pytest.approx(
+        0.5 * (known.eigenvalues[:2] / sigma2).log().sum().item(), rel=1e-6)
 
 
 # ---- linear models on other images

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lab.chapters.scale import pca_gain, pca_model, pca_terms, scale
 from lab.latent import against_linear, amortisation_gap, rate_and_distortion
-from lab.linear import RateDistortion, linear_on, scores_of
+from lab.linear import RateDistortion, curve_on, scores_of
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES, SPRINT_TRIALS, TRIALS, Training
 from lab.runs import Job, Run, median_seconds
@@ -187,11 +187,9 @@ def by_seconds(lab: Lab) -> Figure:
 @once
 def linear_curve(lab: Lab) -> RateDistortion:
     """KL and squared error on test images of the linear VAEs that are best for training images."""
-    known, latent = scale(lab, "cifar").spectrum, RECIPES["conv"].latent
+    known, sigma2s = scale(lab, "cifar").spectrum, torch.logspace(-2.5, 2.5, 100).tolist()
     scores = scores_of(known, lab.cifar.test.images)
-    points = [linear_on(known, scores, sigma2, latent)
-              for sigma2 in torch.logspace(-2.5, 2.5, 100).tolist()]
-    return RateDistortion(*torch.tensor(points, dtype=torch.float64).T)
+    return curve_on(known, scores, sigma2s, RECIPES["conv"].latent)
 
 
 @once

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data import ImageSet, load
 from data.standin import render
-from lab.linear import mean_and_error
+from lab.latent import ratio_of_means
 from lab.notebook import Lab
 from lab.runs import Run
 from lab.samples import evenness, sharpness, smoothness
@@ -131,10 +131,7 @@ def middle(profile: Tensor) -> float:
 def detour_of(frames: Tensor) -> tuple[float, float]:
     """Mean squared step over that of a cross-fade between the same ends, and its standard error
     over pairs. The cross-fade is the straight line in pixels, so nothing is below 1."""
-    steps, straight = smoothness(frames), smoothness(cross_fade(frames))
-    ratio = (steps.mean() / straight.mean()).item()
-    _, error = mean_and_error(steps - ratio * straight)             # of a ratio of means
-    return ratio, error / straight.mean().item()
+    return ratio_of_means(smoothness(frames), smoothness(cross_fade(frames)))
 
 
 def path_numbers(frames: Tensor) -> dict[str, float]:

@@ -229,7 +229,7 @@ CLAIMS = (
     Claim(BETA, "β = 4: reconstructions slightly blurrier",
           ("betas.halved_sharper_4", "betas.halved_sharper_1_seed1"), "at half size less sharp "
           "than β = 1's by 2 errors over seeds, but not by 20 %; contradicted only from 2 errors "
-          "beyond these limits",           slightly_below),
+          "beyond these limits", slightly_below),
     Claim(BETA, "β = 10: reconstructions noticeably smoother",
           ("betas.halved_sharper_10", "betas.halved_sharper_1_seed1"), "at half size less sharp "
           "than β = 1's by 20 % and by 2 errors over seeds; contradicted from 2 errors above 80 % "

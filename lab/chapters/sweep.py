@@ -177,7 +177,7 @@ def measured(lab: Lab, run: Run) -> dict[str, float | None]:
             "± of KID": judged["kid_error"]}
 
 
-def over_seeds(lab: Lab, what: str, network: str) -> list[list[float]]:
+def in_settings(lab: Lab, what: str, network: str) -> list[list[float]]:
     """In each setting a number of every seed that is there; not a number where it is missing."""
     groups = [[measured(lab, run)[what] for run in lab.seeds(f"{setting}-{network}")]
               for setting in SETTINGS]
@@ -194,8 +194,8 @@ def pooled_sd(groups: list[list[float]]) -> float:
 def estimates(lab: Lab, what: str, network: str) -> list[Estimate]:
     """In each setting the mean over seeds. Its error is that of seeds, and for KID that of drawing
     so many samples as well."""
-    groups = over_seeds(lab, what, network)
-    drawn = over_seeds(lab, "± of KID", network)
+    groups = in_settings(lab, what, network)
+    drawn = in_settings(lab, "± of KID", network)
     own = [fmean(errors) if what == "KID" else 0.0 for errors in drawn]
     return [Estimate(fmean(group), math.hypot(pooled_sd(groups), error) / math.sqrt(len(group)))
             for group, error in zip(groups, own, strict=True)]
@@ -244,7 +244,7 @@ def rankings(lab: Lab) -> Table:
         lab.found.keep(f"sweep.error.{key}", error, note="standard error of that margin")
         rows.append({"ranking": claim, "margin": finite(margin), "±": finite(error)})
     for network in NETWORKS:
-        sd = pooled_sd(over_seeds(lab, "held-out loss", network))
+        sd = pooled_sd(in_settings(lab, "held-out loss", network))
         lab.found.keep(f"sweep.sd.loss_{network}", sd, "nats", note="held-out, over seeds, pooled")
     return Table(rows, {"margin": "+.3g", "±": ".2g"})
 
@@ -257,7 +257,7 @@ def every_training(lab: Lab) -> Table:
         for run in [run for setting in SETTINGS for run in lab.seeds(f"{setting}-{network}")]:
             name = f"{run.recipe.name}, seed {run.identity['seed']}"
             rows.append({"training": name} | measured(lab, run))
-        sd = {what: finite(pooled_sd(over_seeds(lab, what, network))) for what in RANKED_BY}
+        sd = {what: finite(pooled_sd(in_settings(lab, what, network))) for what in RANKED_BY}
         rows.append({"training": f"*standard deviation over seeds, {network}*", **sd,
                      "± of KID": None})
     return Table(rows, {"epochs": ".3g", "held-out loss": ".2f", "test loss": ".2f",

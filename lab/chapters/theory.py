@@ -21,7 +21,7 @@ from lab.runs import Run
 from lab.samples import blur_shown
 from lab.show import Figure, Table, finite, labelled_rows, number
 from lab.training import draw_codes, draw_images, encode_set, generator
-from vae_helpers import GREY, STYLES, as_pixels, kl_divergence, new_figure, reconstruction_error
+from vae_helpers import GREY, STYLES, as_pixels, kl_divergence, new_figure
 
 IMAGES = 2_000          # test images whose codes are looked at
 FITTED = 10_000         # training images whose codes a density is fitted to
@@ -78,15 +78,6 @@ def mixture_row(lab: Lab, label: str, name: str) -> dict:
     return {"model": label, "KL": kl, "I(x; z)": told, "ln N": math.log(len(mu)),
             "KL(q_N‖p)": kl - told, "at test codes": at_test, "at draws of p": at_prior,
             "gap": at_test - at_prior, "±": math.hypot(error, other)}
-
-
-def bits(lab: Lab) -> float:
-    """At most so many bits a value takes the VAE: cross-entropy normalised over 256 grey levels."""
-    run, mu, logvar = codes_of(lab, "small")
-    logits = latent.logits_at(run.model, draw_codes(mu, logvar, drawing(lab, "bits")))
-    pixels = as_pixels(lab.cifar.test.images[:IMAGES])
-    nats = reconstruction_error(run.recipe, logits, pixels) + kl_divergence(mu, logvar).sum(1)
-    return density.cross_entropy_bits(nats, logits)
 
 
 # ---- Q1: how tight the bound is

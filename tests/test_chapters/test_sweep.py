@@ -102,7 +102,7 @@ def test_everything_shows_itself_and_keeps_what_claims_read(lab):
 
 
 def test_errors_are_of_seeds_and_for_kid_of_samples_too(lab):
-    p1, p2, p3 = ask.over_seeds(lab, "test loss", "fc")
+    p1, p2, p3 = ask.in_settings(lab, "test loss", "fc")
     assert [len(p1), len(p2), len(p3)] == [2, 2, 1]
     sd = math.sqrt(((p1[0] - p1[1]) ** 2 + (p2[0] - p2[1]) ** 2) / 4)
     errors = [error for _, error in ask.estimates(lab, "test loss", "fc")]

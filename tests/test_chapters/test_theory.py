@@ -67,7 +67,3 @@ def test_averaging_both_terms_is_a_weight_of_24_and_one_collapses_the_code(lab):
     assert rows["both averaged"]["weight of the KL"] == 3072 / 128
     assert rows["reconstruction averaged"]["σ²"] == 3072 / 4
     assert rows["reconstruction averaged"]["directions above σ²"] == 0
-
-
-def test_bits_a_value_of_a_hardly_trained_model_are_about_the_eight_of_knowing_nothing(lab):
-    assert 6 < theory.bits(lab) < 8.5
