@@ -146,7 +146,7 @@ def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
     return (float, int) if kind is float else (kind,)
 
 
-_ALLOWED = {"data": ("cifar10", "celeba", "drawn"), "network": ("conv", "fc"),
+_ALLOWED = {"data": ("cifar10", "celeba", "drawn", "folder"), "network": ("conv", "fc"),
             "link": ("sigmoid", "tanh", "identity"), "reconstruction": ("bce", "sse", "gaussian"),
             "schedule": ("constant", "onecycle"), "activation": ("relu", "silu"),
             "start": ("random", "linear", "weights")}

@@ -1,4 +1,4 @@
-"""A dataset by its name: its own files, the stand-in for them, or drawn faces."""
+"""A dataset by its name: its files, the stand-in for them, drawn faces, or one's own pictures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from data import celeba, cifar10, standin
+from data import celeba, cifar10, folder, standin
 from data.imageset import AbsentError, DataError, ImageSet
 
-SIDES = {"cifar10": (32,), "celeba": (64, 32, 128), "drawn": (32, 64, 128)}     # usual first
-SPLITS = {name: tuple(most) for name, most in standin.MOST.items()}
+SIDES = {"cifar10": (32,), "celeba": (64, 32, 128), "drawn": (32, 64, 128),      # usual first
+         "folder": (32, 64, 128)}
+SPLITS = {name: tuple(most) for name, most in standin.MOST.items()} | {
+    "folder": ("train", "test")}
 SOURCES = ("auto", "real", "standin")
 HELDOUT = 2_000         # the last training images of CIFAR-10, where something is chosen on them
 
@@ -24,16 +26,19 @@ def load(name: str, split: str = "train", side: int | None = None, limit: int = 
 
     `source` "real" insists on the dataset's files under `root`, "standin" draws pictures, and
     "auto" takes the files where they lie and draws otherwise; "drawn" has no files and is always
-    drawn. `download` fetches CIFAR-10 where it is absent; CelebA has to be put there by hand.
+    drawn, and "folder" is all pictures under `root`, which nothing stands in for. `download`
+    fetches CIFAR-10 where it is absent; CelebA has to be put there by hand.
     `crop` False squeezes the whole of a face's photograph into the square (drawn pictures have
     nothing around their faces). `progress(done, total, what)` is called now and then.
     """
     side = SIDES.get(name, (0,))[0] if side is None else side
     _check_request(name, split, side, limit, source)
     progress = progress or (lambda done, total, what: None)
-    if source == "standin" or name == "drawn":
+    if name == "drawn" or source == "standin" and name != "folder":
         return standin.draw(name, split, side, limit, progress)
     try:
+        if name == "folder":
+            return folder.load(split, side, limit, Path(root), progress)
         if name == "cifar10":
             return cifar10.load(split, limit, Path(root), download, progress)
         return celeba.load(split, side, limit, Path(root), crop, progress)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from data import DataError
-from lab.files import Busy, Trouble
+from lab.files import Busy, Refused, Trouble
 from lab.notebook import Lab, called
 from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings, Training
 from lab.runs import Job, processes, run_folder, seconds_of
@@ -63,6 +63,20 @@ def parser() -> argparse.ArgumentParser:
             ).add_argument("files", nargs="*", type=Path)
     command("readme", readme,
             "write the numbers of the last full run into README.md and the notebook's prose")
+    made = command("sample", sample, "write a sheet of samples of the shipped weights, which needs "
+                   "neither data nor training")
+    made.add_argument("--seed", type=int, default=0, help="decides the draws, and the class (0)")
+    made.add_argument("--out", type=Path, default="samples.png", help="the PNG (%(default)s)")
+    made = command("picture", picture, "show a picture of yours as the shipped model, PCA and your "
+                   "finished runs see it")
+    made.add_argument("photo", type=Path, help="any picture; its middle square is taken")
+    made.add_argument("--faces", action="store_true", help="by the model of faces, at 64×64")
+    made.add_argument("--out", type=Path, help="the PNG (PHOTO-improved.png or PHOTO-faces.png)")
+    made.add_argument("--runs", default=Settings.runs, help="folder of trained models (runs)")
+    made = command("ship", ship, "write data/weights/ from finished runs on real images, and what "
+                   "rounding costs")
+    made.add_argument("names", nargs="*", metavar="NAME", help="recipes (all that are shipped)")
+    add_settings(made)
     command("html", html, "export the notebook to one HTML file")
     command("pdf", pdf, "print that file as a PDF, with an installed browser")
     return top
@@ -71,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
 OPTIONS = {
     "epochs": (int, "passes over the images; 0: the recipe's own"),
     "limit": (int, "images to train on; 0: all"), "runs": (str, "folder of trained models"),
-    "data": (str, "real, standin, or auto: real where it lies"),
+    "data": (str, "real, standin, or auto: real where it lies; `train` also takes folder: all "
+                  "pictures in the data root"),
     "data-root": (str, "folder of the datasets"), "device": (str, "cuda, mps, cpu or auto"),
     "precision": (str, "bf16, fp32, or auto: that of a kept run, else the machine's")}
 
@@ -109,14 +124,21 @@ def shard(text: str) -> Callable[[list], list]:
 def lab_of(args: argparse.Namespace, seed: int) -> Lab:
     """The notebook's object, its parameters those of the command line."""
     fields = ("epochs", "train_limit", "data", "data_root", "runs", "device", "precision")
-    return Lab({name.upper(): getattr(args, name) for name in fields} | {"SEED": seed})
+    given = {name.upper(): getattr(args, name) for name in fields}
+    if args.do is train and args.data == "folder":      # nothing stands in for one's own pictures
+        given["DATA"] = "real"
+    return Lab(given | {"SEED": seed})
 
 
 def train(args: argparse.Namespace) -> None:
     """Trains a list of recipes, from each seed."""
+    if args.data == "folder" and args.permuted:
+        raise Refused("--permuted is for the recipes' own data: leave it out, or --data folder")
     labs = {seed: lab_of(args, seed) for seed in args.seed}
     for name, seed in args.shard([(name, seed) for name in args.names for seed in args.seed]):
-        train_one(labs[seed].job(Training(name, permuted=args.permuted)))
+        own = args.data == "folder"
+        train_one(labs[seed].job(RECIPES[name].but(data="folder") if own
+                                 else Training(name, permuted=args.permuted)))
 
 
 def train_one(job: Job) -> None:
@@ -171,6 +193,36 @@ def how_far(job: Job) -> str:
     return (f"{how}, {len(history)} of {job.epochs} epochs, {seconds_of(history):,.0f} s "
             f"({last['device']}, {job.precision}), loss {last['loss']:.1f}, KL {last['kl']:.1f}, "
             f"{job.folder.name}")
+
+
+# ---- the shipped weights
+
+
+def sample(args: argparse.Namespace) -> None:
+    from lab.visitors import sample_sheet, save_picture
+
+    save_picture(sample_sheet(args.seed), args.out)
+    print(f"{args.out}: samples of the weights in data/weights, which need no data")
+
+
+def picture(args: argparse.Namespace) -> None:
+    """Prints what a picture costs, and writes it beside its reconstructions."""
+    from lab.visitors import own_picture, save_picture
+
+    model = "faces" if args.faces else "improved"
+    out = args.out or args.photo.with_name(f"{args.photo.stem}-{model}.png")
+    seen = own_picture(args.photo, args.faces, args.runs)
+    save_picture(seen.figure, out)
+    for line in (*seen.said, seen.table, out):
+        print(line)
+
+
+def ship(args: argparse.Namespace) -> None:
+    from lab.shipping import NAMES, ship
+
+    lab = lab_of(args, args.seed)
+    for name in args.names or NAMES:
+        print(ship(lab, name))
 
 
 # ---- the notebook

@@ -1,8 +1,8 @@
 """The best linear VAE of some images, which PCA gives: what it costs, and how to start from it.
 
-Images are tensors (N, channels, height, width), uint8 or floats in [0, 1]. Losses and KL
-divergences are in nats per image, squared errors are on [0, 1] and summed over an image. Sums that
-matter run in float64, on the CPU; large uint8 sets may be memory-mapped: they are read in blocks.
+Images are bytes (N, channels, height, width). Losses and KL divergences are in nats per image,
+squared errors are on [0, 1] and summed over an image. Sums that matter run in float64, on the CPU;
+large sets may be memory-mapped: they are read in blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lab.training import generator
-from vae_helpers import VAE, Recipe, as_pixels
+from vae_helpers import VAE, Recipe, as_pixels, build
 
 FORMED_SIDE = 4096  # up to this many pixels the covariance is formed whole (128 MB)
 PASSES = 12  # of the iteration: the last of 128 eigenvalues of CIFAR-10 is then right to 2e-8
@@ -52,24 +52,17 @@ def blocks(images: Tensor, rows: int = 512) -> Iterator[Tensor]:
 
 
 def mean_image(images: Tensor) -> Tensor:
-    """The mean image, flattened (D,), in float64 on [0, 1]; exact for bytes."""
-    of_bytes = images.dtype == torch.uint8
-    dtype = torch.int32 if of_bytes else torch.float64      # for bytes in an eighth of the time
-    total = sum(block.sum(0, dtype=dtype).double() for block in blocks(images))
-    return total / ((255 if of_bytes else 1) * len(images))
+    """The mean image, flattened (D,), in float64 on [0, 1]."""
+    # Sums of bytes take an eighth of the time of sums in float64.
+    total = sum(block.sum(0, dtype=torch.int32).double() for block in blocks(images))
+    return total / (255 * len(images))
 
 
 def _mean_of(images: Tensor, function: Callable[[Tensor], Tensor]) -> float:
-    """The mean over images of `function`, applied to each pixel and summed over an image.
-
-    Bytes have 256 levels, so a histogram does for them what would otherwise be a pass in floats.
-    """
-    if images.dtype == torch.uint8:
-        counts = sum(torch.bincount(block.flatten(), minlength=256) for block in blocks(images))
-        total = (counts * function(torch.arange(256).double() / 255)).sum()
-    else:
-        total = sum(function(block.double()).sum() for block in blocks(images))
-    return float(total) / len(images)
+    """The mean over images of `function`, applied to each pixel and summed over an image, by the
+    histogram of the 256 levels."""
+    counts = sum(torch.bincount(block.flatten(), minlength=256) for block in blocks(images))
+    return (counts * function(torch.arange(256).double() / 255)).sum().item() / len(images)
 
 
 def entropy_floor(images: Tensor) -> float:
@@ -104,7 +97,7 @@ class Spectrum:
     total: float  # the trace: the summed variance of all pixels
 
 
-def spectrum(images: Tensor, top: int = 256, seed: int = 0) -> Spectrum:
+def spectrum(images: Tensor, top: int = 256) -> Spectrum:
     """The `top` largest eigenvalues and eigenvectors of the images' covariance.
 
     Up to 4,096 pixels the covariance is formed; above, the images are read PASSES times instead.
@@ -115,7 +108,7 @@ def spectrum(images: Tensor, top: int = 256, seed: int = 0) -> Spectrum:
     # LAPACK's threads wait for each other at every column: beside another busy process two were
     # measured to take up to a hundred times as long as one, which also makes one result for all.
     with threadpool_limits(limits=1, user_api="blas"):
-        values, vectors = _block_krylov(times, len(mean), len(images), min(top, len(mean)), seed)
+        values, vectors = _block_krylov(times, len(mean), len(images), min(top, len(mean)))
     return Spectrum(torch.from_numpy(values).clamp(min=0), torch.from_numpy(vectors), mean,
                     _distance_from(mean, images))
 
@@ -126,15 +119,14 @@ def covariance(images: Tensor, mean: Tensor) -> Tensor:
     Bytes less 128 are whole numbers, and 1,024 products of them sum exactly in the 24 bits of
     float32, in any order: the same on every machine, in two thirds of the time of float64.
     """
-    of_bytes, D = images.dtype == torch.uint8, len(mean)
-    unit, middle = (255, 128) if of_bytes else (1, 0.5)
+    D = len(mean)
     total = torch.zeros(D, D, dtype=torch.float64)
     for part in blocks(images, rows=1024):
-        part = (part.float() if of_bytes else part.double()) - middle
+        part = part.float() - 128
         for end in range(512, D + 512, 512):  # on and below the diagonal: two thirds of the time
             total[end - 512 : end, :end] += part[:, end - 512 : end].T @ part[:, :end]
-    second, offset = total.tril() + total.tril(-1).T, unit * mean - middle
-    return second.div_(len(images)).addr_(offset, offset, alpha=-1).div_(unit ** 2)
+    second, offset = total.tril() + total.tril(-1).T, 255 * mean - 128
+    return second.div_(len(images)).addr_(offset, offset, alpha=-1).div_(255 ** 2)
 
 
 def _covariance_times(images: Tensor, mean: Tensor, basis: np.ndarray) -> np.ndarray:
@@ -142,19 +134,18 @@ def _covariance_times(images: Tensor, mean: Tensor, basis: np.ndarray) -> np.nda
     basis, mean = torch.from_numpy(basis).float(), mean.float()
     product = torch.zeros_like(basis)
     for block in blocks(images):
-        x = as_pixels(block).float() - mean                         # (B, D)
+        x = as_pixels(block) - mean                                 # (B, D)
         product.addmm_(x.T, x @ basis)
     return product.double().div_(len(images)).numpy()
 
 
-def _block_krylov(times: Callable, D: int, rank: int, top: int, seed: int,
-                  ) -> tuple[np.ndarray, np.ndarray]:
+def _block_krylov(times: Callable, D: int, rank: int, top: int) -> tuple[np.ndarray, np.ndarray]:
     """The `top` largest eigenvalues, descending, and eigenvectors (top, D) of a symmetric map.
 
     `times` applies the map, whose rank is at most `rank`, to columns (D, block). It is solved
     within the span of random columns, their products with it, the products of those, ...
     """
-    draw, block = np.random.default_rng(seed), 8 + -(-top // 4)
+    draw, block = np.random.default_rng(0), 8 + -(-top // 4)
     size = min(PASSES * block, D, max(top, rank + block))
     basis, inner = np.empty((size, D)), np.zeros((size, size))
     product = np.zeros((D, block))
@@ -178,7 +169,6 @@ def _block_krylov(times: Callable, D: int, rank: int, top: int, seed: int,
 class LinearOptimum:
     """Where a linear VAE ends on data of given covariance, for decoder variance sigma2."""
 
-    sigma2: float  # the decoder's variance per pixel, in squared pixel units
     rate: float  # KL, nats per image
     distortion: float  # squared error, summed over an image
     active: int  # directions kept: those whose eigenvalue is above sigma2, at most `latent`
@@ -203,7 +193,7 @@ def linear_optimum(known: Spectrum, sigma2: float, latent: int | None = None) ->
     kept = _kept(known, sigma2, latent)
     rate = 0.5 * torch.log(kept / sigma2).sum().item()
     distortion = len(kept) * sigma2 + known.total - kept.sum().item()
-    return LinearOptimum(sigma2, rate, distortion, len(kept), sigma2 / kept)
+    return LinearOptimum(rate, distortion, len(kept), sigma2 / kept)
 
 
 def _kept(known: Spectrum, sigma2: float, latent: int | None) -> Tensor:
@@ -239,6 +229,17 @@ def linear_vae_parameters(known: Spectrum, sigma2: float, latent: int) -> Linear
     encoder = F.pad((gain / kept)[:, None] * axes, (0, 0, 0, unused))
     decoder = F.pad(gain * axes.T, (0, unused))
     return LinearVAE(known.mean, encoder, decoder, F.pad(sigma2 / kept, (0, unused), value=1.0))
+
+
+def turn_towards(best: LinearVAE, mu: Tensor, images: Tensor) -> Tensor:
+    """The turn (k, d) that takes a network's codes mu (N, d) of images nearest to the k active
+    dimensions of the linear VAE's, in squared distance; a linear VAE is as good with turned codes.
+    """
+    active = best.encoder[best.variance < 1]                                            # (k, D)
+    codes = torch.cat([(as_pixels(block).double() - best.mean) @ active.T
+                       for block in blocks(images)])                                    # (N, k)
+    left, _, right = torch.linalg.svd(codes.T @ mu.double(), full_matrices=False)
+    return left @ right
 
 
 # ---- linear models on other images
@@ -310,6 +311,15 @@ def start(model: VAE, known: Spectrum) -> None:
     put(model, best, decoder, torch.logit(mean))
     model.to_logvar.weight.zero_()
     model.to_logvar.bias.copy_(best.variance.log())
+
+
+def linear_model(recipe: Recipe, known: Spectrum, gain: float = 1.0) -> VAE:
+    """The best linear VAE of a spectrum as a model without hidden layers, its logits times a gain.
+    """
+    model = build(recipe.but(network="fc", widths=(), norm=False, start="weights",
+                             start_gain=gain)).eval()
+    start(model, known)
+    return model
 
 
 def _put_beside(model: VAE, best: LinearVAE, decoder: Tensor, bias: Tensor) -> None:

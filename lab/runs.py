@@ -81,6 +81,13 @@ def run_hash(identity: dict) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def recipe_of(identity: dict) -> Recipe:
+    """The recipe that an identity tells, perhaps one that came from JSON."""
+    fields = identity["recipe"] | {"epochs": identity["epochs"]}
+    return Recipe(**{name: tuple(value) if isinstance(value, list) else value
+                     for name, value in fields.items()})
+
+
 def run_folder(runs: str | Path, identity: dict) -> Path:
     name = f"{identity['recipe']['name']}-{identity['epochs']}-{run_hash(identity)}"
     return Path(runs) / name
@@ -241,7 +248,7 @@ class Job:
                 train_to_end(job, progress)
         if processes()[0] > 0:
             return None
-        model, history = load(job)
+        model, history = load(job.recipe, job.folder, job.identity, job.where)
         if not trained_here:
             log_epochs(history, job.epochs, progress)
         progress.done()
@@ -329,12 +336,31 @@ def end_epoch(job: Job, model: VAE, optimizer, images: Tensor, state: dict,
     return record
 
 
-def load(job: Job) -> tuple[VAE, list[dict]]:
+def load(recipe: Recipe, folder: Path, identity: dict, device) -> tuple[VAE, list[dict]]:
     """The finished run's model, of its best epoch if it stops early, and its history."""
-    state = read_state(job.folder / "state.pt", job.identity)
-    model = fresh(job.recipe, job.where)
-    model.load_state_dict(state["best" if job.recipe.patience else "model"])
+    state = read_state(folder / "state.pt", identity)
+    model = fresh(recipe, device)
+    model.load_state_dict(state["best" if recipe.patience else "model"])
     return model.eval(), state["history"]
+
+
+def kept_identities(runs: str | Path) -> list[dict]:
+    """The identities that the folders of runs tell, begun or finished; other folders are none."""
+    found = []
+    for path in sorted(Path(runs).glob("*/run.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+            recipe_of(identity)                         # which may be none of today's
+            found.append(identity)
+    return found
+
+
+def kept_model(runs: str | Path, identity: dict) -> VAE | None:
+    """A finished run's model on the CPU, found without its images; None if an epoch is left."""
+    recipe, folder = recipe_of(identity), run_folder(runs, identity)
+    history = read_part(folder / "state.pt", identity, "history")
+    finished = is_finished(recipe, history, identity["epochs"])
+    return load(recipe, folder, identity, torch.device("cpu"))[0] if finished else None
 
 
 def log_epochs(history: list[dict], epochs: int, progress: Progress) -> None:

@@ -1,0 +1,147 @@
+"""Weights in the repository, for whoever has neither the data nor the hours: how they are kept.
+
+data/weights/NAME.npz holds plain arrays, which are read without unpickling anything:
+
+    about           a JSON text: the run's identity (recipe, epochs, seed, fingerprint of the data)
+                    and hash, what rounding its weights cost, the loss that they must give, ...
+    digest          of everything else
+    model.KEY       the model's state at 16 bits; or of a decoder alone at 8 bits, biases at 16
+    mean            the training images' mean, (3 * side * side,)
+    directions      the rows onto which PCA projects, (latent, 3 * side * side), at 8 bits
+    eigenvalues     of the pixels' covariance, the 384 largest
+    kl              the mean nats of every latent dimension on the test images
+    losses, losses_pca      101 quantiles of the test images' losses above their own floors
+    class_mean, class_root  a Gaussian of the codes for each class: mean + root @ eps
+    linear.KEY      of a decoder alone: the best linear VAE of the same codes, for the exported page
+
+An array X at 8 bits is int8 and stands beside X.scale, whose shape makes X * X.scale its values.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lab.files import Damaged, digest_of, write_atomically
+from lab.linear import Spectrum
+from lab.recipes import RECIPES
+from lab.runs import recipe_of
+from lab.training import fresh
+from vae_helpers import VAE, Recipe
+
+WEIGHTS = Path(__file__).parents[1] / "data" / "weights"
+AGAIN = "check it out again, or write it anew by `python -m lab ship`"
+
+# ---- numbers of few bits
+
+
+def eight_bits(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Values as int8 and the scale that gives them back, one for each index of an axis.
+
+    The largest of them becomes 127 or -127, and 0 stays 0.
+    """
+    others = [i for i in range(values.dim()) if i != axis]
+    scale = values.abs().amax(others, keepdim=True).clamp(min=1e-30) / 127
+    return (values / scale).round().to(torch.int8), scale.float()
+
+
+def at_8_bits(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by their names as int8 beside NAME.scale, biases as float16.
+
+    Every output channel has a scale of its own. That is the first axis of a dense layer's weights,
+    (out, in), and the second of a transposed convolution's, (in, out, 4, 4).
+    """
+    kept = {}
+    for name, values in weights.items():
+        if values.dim() == 1:
+            kept[name] = values.detach().half()
+        else:
+            kept[name], kept[f"{name}.scale"] = eight_bits(values.detach(), values.dim() // 4)
+    return kept
+
+
+def at_16_bits(model: VAE) -> dict[str, Tensor]:
+    """A model's state with its numbers as float16."""
+    return {name: value.half() for name, value in model.state_dict().items()}
+
+
+def unpacked(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Parts by their names as float32, those at 8 bits multiplied by their scales."""
+    return {name: part.float() * parts.get(f"{name}.scale", 1)
+            for name, part in parts.items() if not name.endswith(".scale")}
+
+
+# ---- a shipped model
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What a file of weights holds."""
+
+    recipe: Recipe
+    model: VAE                  # on the CPU; without an encoder, where the decoder alone is kept
+    about: dict                 # the JSON text
+    arrays: dict[str, Tensor]   # all that is no weight, as float32
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Mean, eigenvalues and the first directions of the images that it was trained on."""
+        a = self.arrays
+        return Spectrum(a["eigenvalues"].double(), a["directions"].double(), a["mean"].double(),
+                        self.about["variance"])
+
+
+def model_of(recipe: Recipe, weights: dict[str, Tensor]) -> VAE:
+    """The model with these weights; its encoder is taken away where they are a decoder's."""
+    model, alone = fresh(recipe, torch.device("cpu")), "to_mu.weight" not in weights
+    model.load_state_dict(weights, strict=not alone)
+    if alone:
+        model.encoder = model.to_mu = model.to_logvar = None
+    return model.eval()
+
+
+def write_shipped(path: Path, parts: dict[str, Tensor], about: dict) -> None:
+    """Writes weights, named model.KEY, and what else is kept of a run."""
+    text, file = json.dumps(about), io.BytesIO()
+    arrays = {name: part.contiguous().numpy() for name, part in parts.items()}
+    np.savez_compressed(file, about=text, digest=digest_of([text, sorted(parts.items())]), **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda out: out.write(file.getbuffer()))
+
+
+def read_shipped(name: str, folder: Path = WEIGHTS) -> Shipped:
+    """What is shipped under a recipe's name, once it is whole and of today's recipe."""
+    path = folder / f"{name}.npz"
+    about, parts = opened(path)
+    recipe = recipe_of(about["identity"])
+    if recipe != RECIPES[name].but(epochs=recipe.epochs):
+        raise Damaged(path, f"holds weights of another recipe than {name} ({recipe.name})", AGAIN)
+    whole = unpacked(parts)
+    weights = {key.removeprefix("model."): part for key, part in whole.items()
+               if key.startswith("model.")}
+    arrays = {key: part for key, part in whole.items() if not key.startswith("model.")}
+    return Shipped(recipe, model_of(recipe, weights), about, arrays)
+
+
+def opened(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """The JSON text and the arrays of a file whose digest is right; nothing is executed."""
+    if not path.exists():
+        raise Damaged(path, "is missing", AGAIN)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        text, digest = str(arrays.pop("about")), str(arrays.pop("digest"))
+        parts = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    except Exception as error:                          # a broken archive may raise anything
+        raise Damaged(path, f"is damaged, or no file of plain arrays ({type(error).__name__})",
+                      AGAIN) from error
+    if digest != digest_of([text, sorted(parts.items())]):
+        raise Damaged(path, "is damaged (its content has another digest)", AGAIN)
+    return json.loads(text), parts
