@@ -4,26 +4,37 @@ nbconvert's own export loads its formulas' script from elsewhere and shows raw T
 Here TeX becomes MathML, which browsers draw by themselves and screen readers read. Figures keep
 their alt texts, and the input of a cell tagged `hide-input` is closed until somebody opens it.
 Headings make contents; tables and formulas that are wider than the page scroll in their own box.
-The page's security policy lets a browser load nothing and run nothing, whatever a cell has shown.
+The page's security policy lets a browser load nothing, whatever a cell has shown, and run nothing
+but one script of this folder, by its digest: the player of a decoder, below a cell tagged `player`.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from html import escape
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from PIL import Image
 
+from lab.player import text
 from lab.prose import NotebookError
+from lab.shipped import opened
 
 TEMPLATES = Path(__file__).resolve().parent  # the folder of the template's folder
+WEIGHTS = Path("data", "weights", "celeba32.npz")       # of the player, beside the notebook
 
 # On Linux by name, on macOS and Windows by place.
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
@@ -34,7 +45,7 @@ BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stab
             r"%LocalAppData%\Google\Chrome\Application\chrome.exe",
             r"%ProgramFiles(x86)%\Microsoft\Edge\Application\msedge.exe"]
 
-# Without a sandbox, which neither root nor a container has: the page runs no script.
+# Without a sandbox, which neither root nor a container has: the page runs no script but its own.
 HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
@@ -44,11 +55,30 @@ HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--
 def mathml(tex: str, display: str) -> str:
     """`tex` as MathML, `display` "inline" or "block"; what would show its source is refused."""
     known = tex.replace("{aligned}", "{split}")  # the converter knows one of the two names for it
+    known = re.sub(r"(\\math[a-z]+) +([A-Za-z])", r"\1{\2}", known)   # 𝔼 itself, not a variant of E
     drawn = convert(known, display=display)
     if left := re.search(r">(\\[^<]*|&)<", drawn):
         raise NotebookError(f"The formula {tex.strip()!r} cannot be exported because of "
                             f"{left[1]!r}: write it otherwise")
-    return re.sub(r"(<mi>[a-z]{2,}</mi>)(?!<mo|</)", r'\1<mspace width="0.167em" />', drawn)  # ln p
+    drawn = drawn.replace("<mo stretchy=\"false\">&#x0007C;", '<mo lspace="0.1em" rspace="0.1em">|')
+    return re.sub(r"(?<=</m[ifn]>)(?=<mi>[a-z]{2,}<)|(?<=[a-z]{2}</mi>)(?!<mo|</)",
+                  '<mspace width="0.2em" />', drawn)                                    # a ln p
+
+
+def in_pieces(drawn: str) -> str:
+    """A formula cut before every sign of its outermost row, where a narrow page ends a line."""
+    math = ElementTree.fromstring(re.sub(' xmlns=".*?"', "", drawn))
+    pieces, depth = [[]], 0                             # the sign within brackets is no place
+    for part in math[0]:
+        mark = "".join(part.itertext())[:1]
+        if part.tag != "mrow":                          # which opens and closes its own
+            depth += (mark in "([{") - (mark in ")]}")
+        if part.tag == "mo" and mark in "=+−" and depth == 0 and pieces[-1]:
+            part.set("form", "infix")                   # so that it keeps its space at the left
+            pieces.append([])
+        pieces[-1].append(ElementTree.tostring(part, encoding="unicode"))
+    return "<wbr>".join(f'<math displaystyle="true"><mrow>{"".join(piece)}</mrow></math>'
+                    for piece in pieces)
 
 
 class Renderer(IPythonRenderer):
@@ -58,6 +88,7 @@ class Renderer(IPythonRenderer):
         super().__init__(escape=False, embed_images=True, path=str(folder))
         self.names: list[str] = []          # of all headings, as links reach them
         self.contents: list[str] = []       # an item for each heading of the first two levels
+        self.part = ""                      # "extra" from a ruled line on, then "appendix"
 
     def heading(self, text: str, level: int, **attrs) -> str:
         """A heading under the name that Jupyter gives it; a second one is numbered."""
@@ -68,15 +99,28 @@ class Renderer(IPythonRenderer):
             n += 1
             name = f"{words}-{n}"
         self.names.append(name)
+        if level == 1 and shown == "Appendix":
+            self.part = "appendix"
         if level <= 2:
-            self.contents.append(f'<li class="level{level}"><a href="#{name}">{shown}</a></li>')
+            self.contents.append(f'<li class="level{level} {self.part}">'
+                                 f'<a href="#{name}">{shown}</a></li>')
         return f'<h{level} id="{name}">{text}</h{level}>\n'
+
+    def thematic_break(self) -> str:
+        """The ruled line where the assignment ends."""
+        self.part = "extra"
+        return "<hr>\n"
 
     def table(self, text: str) -> str:
         return f'<div class="wide"><table>\n{text}</table></div>\n'
 
+    def block_html(self, html: str) -> str:
+        """HTML as it stands, with its images embedded; nbconvert would end a fold where its first
+        block ends, and show what is folded."""
+        return super().block_html(html) if "<img" in html else f"{html}\n"
+
     def block_math(self, body: str) -> str:
-        return f'<div class="wide">{mathml(body, "block")}</div>'
+        return f'<div class="wide formula">{in_pieces(mathml(body, "block"))}</div>'
 
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
@@ -85,9 +129,24 @@ class Renderer(IPythonRenderer):
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
 
+def with_still(output: NotebookNode) -> str:
+    """A picture that moves as HTML, which nbconvert has none for; who prefers no motion gets its
+    first frame, which Chromium also prints."""
+    moving, about = output.data["image/gif"], output.metadata["image/gif"]
+    file = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(moving))).save(file, "PNG", optimize=True)
+    still = base64.b64encode(file.getvalue()).decode()
+    return (f'<picture><source media="(prefers-reduced-motion: reduce)" '
+            f'srcset="data:image/png;base64,{still}"><img src="data:image/gif;base64,{moving}" '
+            f'alt="{escape(about["alt"])}" width="{about["width"]}"></picture>')
+
+
 def export(notebook: Path, target: Path | None = None) -> Path:
     """The HTML file that was written, `target` or a file beside `notebook`."""
     nb = nbformat.read(notebook, as_version=4)
+    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+        if "image/gif" in output.get("data", {}):
+            output.data["text/html"] = with_still(output)
     renderer = Renderer(notebook.parent)
     exporter = HTMLExporter(
         template_name="offline", extra_template_basedirs=[str(TEMPLATES)], embed_images=True,
@@ -96,9 +155,25 @@ def export(notebook: Path, target: Path | None = None) -> Path:
     name = title[1] if title else notebook.stem
     html, _ = exporter.from_notebook_node(nb, {"metadata": {"name": name}})
     html = html.replace("<!--contents-->", "".join(renderer.contents))  # known after the text
+    html = with_player(html, notebook.parent / WEIGHTS)
     target = target or notebook.with_suffix(".html")
     target.write_text(html, encoding="utf-8", newline="\n")
     return target
+
+
+def with_player(html: str, weights: Path) -> str:
+    """The page with the player at its mark, and leave for that one script in its policy; the page
+    as it is where it has no mark, or where there is no such file."""
+    mark, policy = "<!--player-->", "style-src 'unsafe-inline'"
+    if mark not in html or not weights.exists():
+        return html
+    figure, script = ((TEMPLATES / "offline" / name).read_text(encoding="utf-8")
+                      for name in ("player.html", "player.js"))
+    _, parts = opened(weights)
+    figure = figure.replace("{{ decoders }}", text(parts)).replace("{{ script }}", script)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    html = html.replace(policy, f"{policy}; script-src 'sha256-{digest}'", 1)
+    return html.replace(mark, figure, 1)
 
 
 # ---- PDF

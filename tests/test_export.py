@@ -55,7 +55,8 @@ def test_the_committed_page_is_complete_and_needs_nothing_else(folder):
     outputs = [out for cell in nbformat.read(NOTEBOOK, 4).cells for out in cell.get("outputs", [])]
     alts = [kind["alt"] for out in outputs for kind in out.get("metadata", {}).values()]
     assert len(alts) > 20 and [image["alt"] for image in page("img")] == alts
-    assert page.select("script, link, iframe, object, embed, [src]:not([src^='data:'])") == []
+    assert page.select("link, iframe, object, embed, [src]:not([src^='data:'])") == []
+    assert len(page("script")) == 2 * len(page(class_="player"))    # its text, and what reads it
     assert set(re.findall(r"url\([\"']?(\w*)|@(import)", str(page.head))) <= {("data", "")}
     assert "default-src 'none'" in page.select_one("meta[http-equiv]")["content"]
     names = [tag["id"] for tag in page.select("[id]")]
@@ -77,12 +78,29 @@ def test_contents_list_two_levels_and_a_second_heading_of_a_name_is_numbered(tmp
 def test_formulas_are_mathml_and_tables_and_wide_formulas_scroll_in_boxes(tmp_path):
     page = made(tmp_path, "$\\ln p$, $\\ln(p)$\n\n$$\\begin{aligned}a&=b\\\\c&=d\\end{aligned}$$"
                 "\n\n\\begin{align}x&=1\\end{align}\n\n|a|b|\n|-|-:|\n|$x$|2|")
-    boxed = [(math["display"], bool(math.find_parent(class_="wide"))) for math in page("math")]
-    assert boxed == 2 * [("inline", False)] + 2 * [("block", True)] + [("inline", True)]
+    boxed = [(math.get("display"), bool(math.find_parent(class_="wide"))) for math in page("math")]
+    assert boxed == 2 * [("inline", False)] + 2 * [(None, True)] + [("inline", True)]
     assert len(page("mspace")) == 1 and len(page("mtr")) == 3       # ln p, but ln(p)
     for tex in "\\nosuchcommand x", "a & b":
         with pytest.raises(NotebookError, match="formula"):
             export.mathml(tex, "inline")
+
+
+def test_letters_are_themselves_and_a_long_formula_may_end_its_line_before_a_sign(tmp_path):
+    page = made(tmp_path, r"$$\ln p(x)=\mathbb E_{q(z|x+y)}\left[a+b\right]-\mathrm{KL}(a-b)+"
+                r"(c+d)^2$$ $\mathcal N$")
+    *pieces, alone = [math.text for math in page("math")]
+    assert pieces == ["lnp(x)", "=𝔼q(z|x+y)[a+b]", "−KL(a−b)", "+(c+d)2"] and alone == "𝒩"
+    assert len(page.select(".formula wbr")) == 3
+
+
+def test_contents_set_apart_what_follows_the_ruled_line_and_the_appendix(tmp_path):
+    page = made(tmp_path, "# Task\n\n---\n\nIt ends.\n\n# More\n\n## Of it", "# Appendix\n\n## A")
+    assert len(page("hr")) == 1
+    for nav in page("nav"):
+        assert [item["class"] for item in nav("li")] == [
+            ["level1"], ["level1", "extra"], ["level2", "extra"], ["level1", "appendix"],
+            ["level2", "appendix"]]
 
 
 def test_input_that_is_not_for_reading_is_folded_and_no_output_is(tmp_path):
@@ -91,6 +109,48 @@ def test_input_that_is_not_for_reading_is_folded_and_no_output_is(tmp_path):
     assert "source" in fold.text and "open" not in fold.attrs and not fold("img")
     assert len(fold.find_all_previous("img")) == 1 and page.title.text == "toy"
     assert page.main.text.count("source") == len(page("img", alt="a \"b\" <c>")) == 2
+
+
+def test_a_figure_is_enlarged_by_a_box_to_tick(tmp_path):
+    page = made(tmp_path, figure())
+    assert page.img.parent.name == "label" and page.img.parent.input["type"] == "checkbox"
+
+
+def moving():
+    """A cell that shows a red picture and then a blue one, five times as large."""
+    red, blue = (Image.new("RGB", (9, 9), colour) for colour in ("red", "blue"))
+    red.save(file := io.BytesIO(), "GIF", save_all=True, append_images=[blue], duration=20, loop=2)
+    cell = code("image/gif", base64.b64encode(file.getvalue()).decode())
+    cell.outputs[0].metadata["image/gif"]["width"] = 45
+    return cell
+
+
+def test_what_moves_has_its_alt_text_its_width_and_its_first_frame_as_a_still(tmp_path):
+    page = made(tmp_path, moving())
+    (image,), source = page("img"), page.select_one("picture > source")
+    assert image["alt"] == "a \"b\" <c>" and image["width"] == "45"
+    assert image["src"].startswith("data:image/gif") and "reduced-motion" in source["media"]
+    still = Image.open(io.BytesIO(base64.b64decode(source["srcset"].partition(",")[2])))
+    assert still.convert("RGB").getcolors() == [(81, (255, 0, 0))]
+
+
+@needs_browser
+@pytest.mark.parametrize(("options", "kind"), [([], "gif"),
+                                               (["--force-prefers-reduced-motion"], "png")])
+def test_it_stands_still_for_who_prefers_no_motion(tmp_path, options, kind):
+    made(tmp_path, moving())
+    (tmp_path / "frame.html").write_text("""<iframe src="page.html"></iframe><script>onload = () =>
+        document.title = frames[0].document.images[0].currentSrc.slice(0, 14)</script>""")
+    shown = export.browse(tmp_path / "frame.html", "--allow-file-access-from-files", "--dump-dom",
+                          *options)
+    assert f"<title>data:image/{kind}</title>" in shown.stdout
+
+
+def test_a_worked_answer_stays_in_its_fold(tmp_path):
+    page = made(tmp_path, "<details><summary>Answer</summary>\n\n```python\nz = mu\n```\n\n"
+                "Since $z$.\n\n</details>", "After it.")
+    (fold,) = page.select("main details")
+    assert "z = mu" in fold.text and fold("math") and "After it." not in fold.text
 
 
 FRAMES = """<iframe src="page.html" width="400"></iframe><iframe src="page.html" width="1280">
