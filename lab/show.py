@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import inspect
 import io
 import math
@@ -11,16 +10,20 @@ import platform
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image
 
 from lab.files import write_atomically, write_json
 from vae_helpers import as_pixels, tile
+
+ROUNDS = 3              # of a picture that moves, before it stops
+FRAME = 100             # milliseconds
+COLOURS = 128           # of the 256 that a GIF may have: fewer are smaller, and hardly seen
 
 # ---- tables
 
@@ -34,11 +37,6 @@ class Table:
     def column(self, name: str) -> list:
         return [row[name] for row in self.rows]
 
-    def cells(self) -> list[list[str]]:
-        """The heads, then every row, as they are shown."""
-        heads = list(self.rows[0]) if self.rows else []
-        return [heads] + [[self._cell(row[head], head) for head in heads] for row in self.rows]
-
     def _cell(self, value, head: str) -> str:
         if value is None:
             return ""
@@ -49,7 +47,8 @@ class Table:
     def _repr_markdown_(self) -> str:
         if not self.rows:
             return self.caption
-        heads, *rows = self.cells()
+        heads = list(self.rows[0])
+        rows = [[self._cell(row[head], head) for head in heads] for row in self.rows]
         right = [any(map(is_number, values)) and all(v is None or is_number(v) for v in values)
                  for values in map(self.column, heads)]
         lines = [heads, ["---:" if r else "---" for r in right], *rows]
@@ -57,12 +56,7 @@ class Table:
                           for line in lines)
         return f"{self.caption}\n\n{table}" if self.caption else table
 
-    def __repr__(self):
-        cells = self.cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-                 for line in cells if line]
-        return "\n".join(filter(None, [self.caption, *lines]))
+    __repr__ = _repr_markdown_
 
 
 def is_number(value) -> bool:
@@ -84,34 +78,27 @@ def number(value: float, spec: str = "") -> str:
 # ---- findings
 
 
-class Findings(Mapping):
-    """Named numbers of this run, each with its unit and the run that it came from."""
+class Findings(dict):
+    """Named numbers of this run; `about` says of each its unit and the run that it came from."""
 
     def __init__(self):
-        self.kept: dict[str, dict] = {}
+        super().__init__()
+        self.about: dict[str, dict] = {}
 
     def keep(self, name: str, value, unit: str = "", run=None, note: str = "") -> float | None:
         """Keeps a finite number under a name, and hands it on; None, and nothing is kept, where
         there is no such number."""
         value = finite(value)
         if value is not None:
-            self.kept[name] = {"value": value, "unit": unit, "run": getattr(run, "hash", None),
-                               "note": note}
+            self[name] = value
+            self.about[name] = {"unit": unit, "run": getattr(run, "hash", None), "note": note}
         return value
-
-    def __getitem__(self, name: str) -> float:
-        return self.kept[name]["value"]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.kept)
-
-    def __len__(self) -> int:
-        return len(self.kept)
 
     def write(self, path: Path, trainings: list[dict]) -> None:
         """results.json: the findings, the trainings behind them, and the versions."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"findings": self.kept, "trainings": trainings, "versions": {
+        found = {name: {"value": value} | self.about[name] for name, value in self.items()}
+        write_json(path, {"findings": found, "trainings": trainings, "versions": {
             "python": platform.python_version(), "torch": torch.__version__,
             "numpy": np.__version__}})
 
@@ -144,25 +131,33 @@ def keep_figure(figure, path: Path, alt: str, picture: bool = False) -> Figure:
     plt.close(figure)
     image = Image.open(drawn).convert("RGB")
     if picture:
-        with room_for(image):
-            image.save(file, "JPEG", quality=92, subsampling=0, optimize=True)
+        image.save(file, "JPEG", quality=85, subsampling=0)
     else:
         image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path.with_name(f"{path.name}.{'jpg' if picture else 'png'}"),
-                     lambda out: out.write(file.getvalue()))
+    keep_file(file.getvalue(), path, "jpg" if picture else "png")
     return Figure(file.getvalue(), "image/jpeg" if picture else "image/png", alt, image.width)
 
 
-@contextlib.contextmanager
-def room_for(image: Image.Image) -> Iterator[None]:
-    """Lets Pillow optimise a JPEG of noise, which takes more than a byte a pixel."""
-    before = ImageFile.MAXBLOCK
-    ImageFile.MAXBLOCK = max(before, 3 * image.width * image.height)
-    try:
-        yield
-    finally:
-        ImageFile.MAXBLOCK = before
+def keep_moving(frames: torch.Tensor, path: Path, alt: str, zoom: int = 1) -> Figure:
+    """Frames (n, k, 3, H, W) of k images above each other, one after the other, kept as `path`.gif.
+
+    They stop after three rounds. The browser shows them twice as large, for a quarter of the bytes.
+    """
+    sheets = [tile(images, 1, zoom) for images in frames]
+    palette = Image.fromarray(np.vstack(sheets)).quantize(COLOURS)   # one, or colours would flicker
+    first, *rest = (Image.fromarray(sheet).quantize(palette=palette, dither=Image.Dither.NONE)
+                    for sheet in sheets)
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=rest, duration=FRAME,
+               loop=ROUNDS - 1)                     # a GIF counts the rounds after the first
+    keep_file(file.getvalue(), path, "gif")
+    return Figure(file.getvalue(), "image/gif", alt, 2 * first.width)
+
+
+def keep_file(content: bytes, path: Path, ending: str) -> None:
+    """Puts the content of a figure in the place of the file `path`.ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path.with_name(f"{path.name}.{ending}"), lambda out: out.write(content))
 
 
 def labelled_rows(rows: dict[str, torch.Tensor], title: str, columns: Sequence[str] = (),
@@ -214,10 +209,8 @@ class Source:
 
 def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
+    ipython = sys.modules.get("IPython")            # a plain Python need not import it
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class Progress:
@@ -250,7 +243,7 @@ class Progress:
     def line(self, text: str) -> None:
         """A line that stays."""
         if self.log:
-            self._live("", end="\r")
+            self._live("")
             print(text, flush=True)
 
     def aside(self, text: str) -> None:
@@ -261,16 +254,12 @@ class Progress:
             self.line(text)
 
     def done(self) -> None:
-        if self.handle:
-            from IPython.display import Pretty
-            self.handle.update(Pretty(self.rest))
-        else:
-            self._live("", end="\r")
+        self._live("")
 
-    def _live(self, text: str, end: str = "") -> None:
+    def _live(self, text: str) -> None:
+        """Puts a text in the live line's place; none leaves what it is to end on."""
         if self.handle:
             from IPython.display import Pretty
-            if text:
-                self.handle.update(Pretty(text))
+            self.handle.update(Pretty(text or self.rest))
         elif sys.stdout.isatty():
-            print("\r\033[K" + text, end=end, flush=True)
+            print("\r\033[K" + text, end="", flush=True)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image
 
 import vae_helpers
 from lab.show import (
@@ -19,6 +20,7 @@ from lab.show import (
     Source,
     Table,
     keep_figure,
+    keep_moving,
     labelled_rows,
     number,
 )
@@ -39,81 +41,52 @@ def test_table_is_markdown_with_numbers_to_the_right_each_in_its_columns_format(
         "| mean \\| image | 2,117.8 |  |  |  |"]
 
 
-def test_table_stays_numbers():
-    table = Table(ROWS, FORMATS)
-    assert table.column("loss") == [1824.06, 2117.8] and table.column("epochs") == [10, None]
-
-
 @pytest.mark.parametrize(("values", "right"), [
-    ([1, 2.5], True), ([None, 1], True), ([0.0], True), ([np.float64(1.5)], True),
-    (["1", "2"], False), (["3×32×32"], False), ([1, "not trained"], False), ([None, None], False),
-    ([True], False), ([(1, 2)], False)], ids=str)
+    ([None, 1], True), ([np.float64(1.5)], True), (["1", "2"], False), ([1, "not trained"], False),
+    ([None, None], False), ([True], False), ([(1, 2)], False)], ids=str)
 def test_column_stands_right_if_its_values_are_numbers(values, right):
-    line = Table([{"a": value} for value in values])._repr_markdown_().splitlines()[1]
-    assert line == ("| ---: |" if right else "| --- |")
+    table = Table([{"a": value} for value in values])
+    assert table._repr_markdown_().splitlines()[1] == ("| ---: |" if right else "| --- |")
+    assert table.column("a") == values
 
 
 @pytest.mark.parametrize(("value", "spec", "shown"), [
-    (1234567, "", "1,234,567"), (1234.5678, "", "1.23e+03"), (0.12345, "", "0.123"), (7, "", "7"),
-    (-7, "", "−7"), (-0.5, "+.1f", "−0.5"), (0.5, "+.1f", "+0.5"), (1824.06, ",.1f", "1,824.1"),
-    (0.382, ".0%", "38 %"), (-0.05, ".1%", "−5.0 %"), (1e-9, ".0e", "1e−09"), (10, ".1f", "10.0")])
+    (1234567, "", "1,234,567"), (1234.5678, "", "1.23e+03"), (-7, "", "−7"), (0.5, "+.1f", "+0.5"),
+    (-0.05, ".1%", "−5.0 %"), (1e-9, ".0e", "1e−09"), (10, ".1f", "10.0")])
 def test_number_has_a_real_minus_and_a_space_before_percent(value, spec, shown):
     assert number(value, spec) == shown
 
 
-def test_table_without_markdown_is_columns_of_text():
-    assert repr(Table(ROWS, FORMATS, "A caption")).splitlines() == [
-        "A caption",
-        "model         loss     epochs  gain   norms",
-        "conv          1,824.1  10      −25 %  1.5, −2.0",
-        "mean | image  2,117.8"]
-
-
 def test_caption_stands_above_and_an_empty_table_is_its_caption():
-    head = Table([{"a": 1}], caption="So many.")._repr_markdown_().splitlines()
-    assert head == ["So many.", "", "| a |", "| ---: |", "| 1 |"]
+    """Rows have the heads of the first one, in its order."""
+    table = Table([{"a": 1, "b": "x"}, {"b": "y", "a": 3}], caption="So many.")
+    assert table._repr_markdown_().splitlines() == [
+        "So many.", "", "| a | b |", "| ---: | --- |", "| 1 | x |", "| 3 | y |"]
     empty = Table([], caption="Nothing is trained.")
     assert empty._repr_markdown_() == repr(empty) == "Nothing is trained."
-
-
-def test_rows_have_the_heads_of_the_first():
-    table = Table([{"a": 1, "b": 2}, {"b": 4, "a": 3}])
-    assert table.cells() == [["a", "b"], ["1", "2"], ["3", "4"]]
 
 
 # ---- findings
 
 
-@pytest.mark.parametrize("value", [1.5, 7, 0, -2.0, torch.tensor(1.5), torch.tensor(7),
-                                   np.float32(0.5), np.int64(3)], ids=repr)
-def test_finding_is_kept_and_handed_on_as_a_plain_number(value):
-    found = Findings()
-    handed = found.keep("a.b", value, "nats")
-    assert type(handed) in (int, float) and handed == value == found["a.b"] == found.get("a.b")
-    assert dict(found) == {"a.b": handed} and len(found) == 1 and "a.c" not in found
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1.5", "", True, [1.0],
-                                   1 + 0j, torch.tensor(math.nan), torch.tensor(True)], ids=repr)
-def test_what_is_no_finite_number_is_no_finding(value):
-    found = Findings()
-    assert found.keep("conv.loss", value) is None and not found
-
-
-def test_results_are_numbers_with_unit_run_and_note(tmp_path):
+def test_findings_are_plain_finite_numbers_with_unit_run_and_note(tmp_path):
     found, path = Findings(), tmp_path / "new" / "results.json"
-    found.keep("conv.loss", 1824.06, "nats", run=SimpleNamespace(hash="0633c029"), note="test")
+    numbers = {"a": 1.5, "b": 0, "c": torch.tensor(7), "d": np.float32(0.5)}
+    for name, value in numbers.items():
+        handed = found.keep(name, value, "nats", run=SimpleNamespace(hash="0633c029"), note="test")
+        assert type(handed) in (int, float) and handed == value == found[name]
+    for value in (math.nan, -math.inf, None, "1.5", True, [1.0], torch.tensor(math.nan)):
+        assert found.keep("none", value) is None
     found.keep("seeds", 3)
-    found.keep("later", torch.tensor(2.5))
-    trainings = [{"training": "conv", "epochs": 10}]
-    found.write(path, trainings)
+    assert dict(found) == {**numbers, "seeds": 3}
+    found.write(path, [{"training": "conv"}])
     results = json.loads(path.read_text())
-    assert results["findings"]["conv.loss"] == {
-        "value": 1824.06, "unit": "nats", "run": "0633c029", "note": "test"}
-    assert results["findings"]["seeds"]["run"] is None
-    assert all(type(kept["value"]) in (int, float) for kept in results["findings"].values())
-    assert results["trainings"] == trainings
+    assert results["findings"]["a"] == {"value": 1.5, "unit": "nats", "run": "0633c029",
+                                        "note": "test"}
+    assert results["findings"]["seeds"] == {"value": 3, "unit": "", "run": None, "note": ""}
+    assert results["trainings"] == [{"training": "conv"}]
     assert results["versions"].keys() == {"python", "torch", "numpy"}
+
 
 # ---- figures
 
@@ -143,54 +116,62 @@ def test_pictures_are_jpegs_that_keep_their_colours(tmp_path):
     sheet = tile(smooth, 4, zoom=3)
     shown = keep_figure(picture({"images": sheet}, "Images"), tmp_path / "images",
                         "Twelve images.", True)
-    data, _ = shown._repr_mimebundle_()
-    content = base64.b64decode(data["image/jpeg"])
-    assert content == (tmp_path / "images.jpg").read_bytes()
-    image = Image.open(io.BytesIO(content))
-    assert image.format == "JPEG" and "png" not in str(data.keys())
-    drawn, (h, w) = np.asarray(image, float), sheet.shape[:2]
+    assert shown.kind == "image/jpeg" and shown.data == (tmp_path / "images.jpg").read_bytes()
+    drawn, (h, w) = np.asarray(Image.open(io.BytesIO(shown.data)), float), sheet.shape[:2]
     top, left = 34 + 22, 14                         # below the heads, beside the margin
     assert np.abs(drawn[top: top + h, left: left + w] - sheet).mean() < 3
 
 
-def test_labelled_rows_show_every_pixel_and_name_rows_and_columns():
-    """Two rows of three images of one colour each, twice as large."""
-    colours = torch.tensor([0, 40, 80, 120, 160, 200], dtype=torch.uint8)
-    images = colours.view(6, 1, 1, 1).expand(6, 3, 8, 8)
-    drawn = labelled_rows({"one": images[:3], "two": images[3:]}, "Title", columns=("a", "b", "c"),
-                          zoom=2, label=50)
+def test_labelled_rows_show_every_pixel_in_blocks_and_name_rows_and_columns():
+    """Two rows of four images of one colour each, in two blocks of two, twice as large."""
+    colours = torch.arange(0, 240, 30, dtype=torch.uint8)
+    images = colours.view(8, 1, 1, 1).expand(8, 3, 8, 8)
+    drawn = labelled_rows({"one": images[:4], "two": images[4:]}, "Title", ("a", "b", "c", "d"),
+                          zoom=2, label=50, blocks=2)
     drawn.canvas.draw()
     shown = np.asarray(drawn.canvas.buffer_rgba())[..., 0]
-    assert {text.get_text() for text in drawn.texts} == {"Title", "one", "two", "a", "b", "c"}
+    assert {text.get_text() for text in drawn.texts} == {"Title", "one", "two", "a", "b", "c", "d"}
     top, left = 60, 50 + 14                                     # below the heads, beside the names
-    for i, colour in enumerate(colours.tolist()):
-        y, x = top + i // 3 * 20, left + i % 3 * 20             # 16 pixels and a gap of 4
-        assert (shown[y:y + 16, x:x + 16] == colour).all()
+    for colour, (row, x) in zip(colours.tolist(), itertools.product(
+            (0, 1), (0, 20, 52, 72)), strict=True):             # 16 pixels and 4, between blocks 16
+        y = top + 20 * row
+        assert (shown[y:y + 16, left + x:left + x + 16] == colour).all()
+    assert (shown[top:top + 36, left + 36:left + 52] == 255).all()
     plt.close(drawn)
 
 
-def test_labelled_rows_stand_in_blocks_with_room_between_them():
-    """One row of four images of one colour each, in two blocks of two."""
-    colours = torch.tensor([0, 50, 100, 150], dtype=torch.uint8)
-    images = colours.view(4, 1, 1, 1).expand(4, 3, 8, 8)
-    drawn = labelled_rows({"": images}, "", zoom=1, label=50, blocks=2)
-    drawn.canvas.draw()
-    row = np.asarray(drawn.canvas.buffer_rgba())[38, 64:, 0]    # below the title, beside the name
-    for x, colour in zip((0, 10, 26, 36), colours.tolist(), strict=True):
-        assert (row[x:x + 8] == colour).all()
-    assert (row[18:26] == 255).all()                            # between the blocks
-    plt.close(drawn)
+def moving_frames():
+    """32 frames of two images above each other, which fade and which are soft as faces are."""
+    noise = torch.rand(4, 1, 72, 72, generator=torch.Generator().manual_seed(0))
+    soft = torch.nn.functional.avg_pool2d(noise, 9, stride=1)
+    tint = torch.tensor([1, 0.8, 0.6]).view(3, 1, 1)
+    ends = (0.5 + 4 * (soft - 0.5)).clamp(0, 1) * tint              # (4, 3, 64, 64)
+    t = torch.linspace(0, 1, 9)[:-1].view(1, -1, 1, 1, 1)
+    fade = ((1 - t) * ends[:, None] + t * ends.roll(-1, 0)[:, None]).flatten(0, 1)
+    return torch.stack([fade, fade ** 2], 1)
 
 
-def test_a_picture_of_noise_is_kept_whole(tmp_path):
-    """It takes more than a byte a pixel, which is what the writer of JPEGs is prepared for."""
-    noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8,
-                          generator=torch.Generator().manual_seed(0))
-    drawn = picture({"": tile(noise, 8, zoom=1)}, "")
-    room = ImageFile.MAXBLOCK
-    kept = keep_figure(drawn, tmp_path / "noise", "Noise.", picture=True)
-    assert Image.open(io.BytesIO(kept.data)).size[0] == kept.width
-    assert ImageFile.MAXBLOCK == room                   # nobody else's pictures change by it
+def test_a_picture_that_moves_stops_after_three_rounds_and_is_the_same_twice(tmp_path):
+    frames = moving_frames()
+    shown = keep_moving(frames, tmp_path / "new" / "loop", "Two faces that turn into others.")
+    assert (tmp_path / "new" / "loop.gif").read_bytes() == shown.data
+    assert keep_moving(frames, tmp_path / "again", "").data == shown.data
+    data, about = shown._repr_mimebundle_()
+    assert data.keys() == {"image/gif", "text/plain"} and data["text/plain"] == about[
+        "image/gif"]["alt"] == "Two faces that turn into others."
+    moved = Image.open(io.BytesIO(shown.data))
+    assert moved.n_frames == 32 and moved.size == (64, 64 + 2 + 64) and shown.width == 128
+    assert moved.info["loop"] == 2 and moved.info["duration"] == 100    # twice after the first
+    assert len(shown.data) <= 400_000
+
+
+def test_every_frame_of_it_shows_its_images_and_the_first_is_a_still(tmp_path):
+    frames = moving_frames()
+    moved = Image.open(io.BytesIO(keep_moving(frames, tmp_path / "loop", "", zoom=2).data))
+    for i in (0, 1, 17, 31):
+        moved.seek(i)
+        drawn = np.asarray(moved.convert("RGB"), float)
+        assert np.abs(drawn - tile(frames[i], 1, zoom=2)).mean() < 5
 
 
 def test_line_drawings_keep_the_colours_that_they_are_drawn_in(tmp_path):
@@ -210,40 +191,20 @@ def test_source_is_the_text_that_runs():
     assert repr(source).splitlines()[-3].startswith("def loss(self")
 
 
-def test_progress_in_a_log_is_its_head_and_the_lines_that_stay(capsys):
-    progress = Progress("conv: 2 epochs")
+@pytest.mark.parametrize(("log", "printed"), [(True, "conv\nepoch 1\n"), (False, "conv\n")])
+def test_progress_is_its_head_and_the_lines_that_stay_if_it_has_a_log(capsys, log, printed):
+    progress = Progress("conv", log)
     progress.tick("at once"), progress.files(1, 1000, "files")
     progress.line("epoch 1"), progress.done()
-    assert capsys.readouterr().out == "conv: 2 epochs\nepoch 1\n"
+    assert capsys.readouterr().out == printed
 
 
-def test_progress_without_a_log_is_its_head(capsys):
-    progress = Progress("conv: 2 epochs", log=False)
-    progress.line("epoch 1"), progress.done()
-    assert capsys.readouterr().out == "conv: 2 epochs\n"
-
-
-class Handle:
-    """A notebook's display that notes what it shows."""
-
-    def __init__(self):
-        self.shown = []
-
-    def update(self, pretty):
-        self.shown.append(pretty.data)
-
-
-def test_live_line_without_a_log_ends_on_nothing():
-    progress = Progress("images", log=False)
-    progress.handle = Handle()
-    progress.tick("half of them"), progress.done()
-    assert progress.handle.shown[-1] == ""
-
-
-def test_live_line_in_a_notebook_is_rare_and_ends_as_it_began(capsys):
-    progress = Progress("conv")
-    progress.handle = Handle()
+@pytest.mark.parametrize(("log", "end"), [(True, "conv"), (False, "")])
+def test_live_line_in_a_notebook_is_rare_and_ends_as_it_began(log, end):
+    shown, progress = [], Progress("conv", log)
+    progress.handle = SimpleNamespace(update=lambda pretty: shown.append(pretty.data))
     for i in range(100):
         progress.tick(f"step {i}")
+    assert shown == ["step 0"]
     progress.line("epoch 1"), progress.done()
-    assert progress.handle.shown[-1] == "conv" and len(progress.handle.shown) <= 3
+    assert shown[-1] == end and len(shown) <= 3

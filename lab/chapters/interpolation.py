@@ -13,7 +13,6 @@ from data import ImageSet, load
 from data.standin import render
 from lab.latent import ratio_of_means
 from lab.notebook import Lab
-from lab.runs import Run
 from lab.samples import evenness, sharpness, smoothness
 from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, encode_set, generator, lerp, slerp
@@ -94,6 +93,14 @@ def cross_fade(frames: Tensor) -> Tensor:
     return (1 - t) * frames[:, :1] + t * frames[:, -1:]
 
 
+def around(ends: Tensor, steps: int) -> Tensor:
+    """Straight lines from each of the ends (n, d) to the next and from the last to the first,
+    (n * steps, d). They begin in the middle of the first line, so that a picture which stands
+    still shows what lies between."""
+    lines = lerp(ends, ends.roll(-1, 0), steps + 1)[:, :-1]             # (n, steps, d)
+    return lines.flatten(0, 1).roll(-(steps // 2), 0)
+
+
 def decode_paths(model: VAE, codes: Tensor) -> Tensor:
     """Frames (n, steps, 3, H, W) of codes (n, steps, d)."""
     return decode_set(model, codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
@@ -121,13 +128,6 @@ def true_morphs(pairs: int, steps: int = STEPS) -> Tensor:
 # ---- numbers of a path
 
 
-def middle(profile: Tensor) -> float:
-    """The two middle frames' mean as a share of the two ends' mean, of values (n, steps)."""
-    steps = profile.shape[1]
-    halfway = profile[:, [(steps - 1) // 2, steps // 2]].mean()
-    return (halfway / profile[:, [0, -1]].mean()).item()
-
-
 def detour_of(frames: Tensor) -> tuple[float, float]:
     """Mean squared step over that of a cross-fade between the same ends, and its standard error
     over pairs. The cross-fade is the straight line in pixels, so nothing is below 1."""
@@ -135,11 +135,13 @@ def detour_of(frames: Tensor) -> tuple[float, float]:
 
 
 def path_numbers(frames: Tensor) -> dict[str, float]:
-    """The numbers of paths (n, steps, 3, H, W), floats in [0, 1]: means over pairs."""
-    detour, error = detour_of(frames)
+    """The numbers of paths (n, steps, 3, H, W), floats in [0, 1]: means over pairs. Half-way is in
+    the two middle frames, whose sharpness is a share of that of the two ends."""
+    (detour, error), steps = detour_of(frames), frames.shape[1]
     sharp = sharpness(frames.flatten(0, 1)).view(frames.shape[:2])
-    return {"smoothness": smoothness(frames).mean().item(), "detour": detour, "detour_error": error,
-            "evenness": evenness(frames).mean().item(), "sharpness_halfway": middle(sharp)}
+    halfway = sharp[:, [(steps - 1) // 2, steps // 2]].mean() / sharp[:, [0, -1]].mean()
+    return {"mean squared step": smoothness(frames).mean().item(), "detour": detour, "±": error,
+            "evenness": evenness(frames).mean().item(), "sharpness half-way": halfway.item()}
 
 
 def doubling_exponent(few: Tensor, many: Tensor) -> float | None:
@@ -151,46 +153,41 @@ def doubling_exponent(few: Tensor, many: Tensor) -> float | None:
 def paths(lab: Lab) -> Table:
     """What happens on the way between pairs of test images, by model and way, and in true morphs
     of drawn scenes: means over pairs, with the detour's standard error."""
-    runs = {name: lab.run(name) for name in ("conv", "improved", "small", "small-ae")}
     pairs, images = min(PAIRS, len(lab.cifar.test) // 2), lab.cifar.test.images
-    ways = {name: paths_between(run.model, images, pairs)[1] for name, run in runs.items()}
-    ways["conv, great circle"] = paths_between(runs["conv"].model, images, pairs, slerp)[1]
+    ways = {name: paths_between(lab.run(name).model, images, pairs)[1]
+            for name in ("conv", "improved", "small", "small-ae")}
+    ways["conv, great circle"] = paths_between(lab.run("conv").model, images, pairs, slerp)[1]
     ways["conv, cross-fade"] = cross_fade(ways["conv"])
     ways["improved, cross-fade"] = cross_fade(ways["improved"])
     ways["*true morphs of drawn scenes*"] = as_pixels(true_morphs(pairs))
     numbers = {name: path_numbers(frames) for name, frames in ways.items()}
-    keep_paths(lab, runs, numbers)
-    rows = [{"path": name, "mean squared step": each["smoothness"], "detour": each["detour"],
-             "±": each["detour_error"], "evenness": each["evenness"],
-             "sharpness half-way": each["sharpness_halfway"]} for name, each in numbers.items()]
-    return Table(rows, {"mean squared step": ".6f", "detour": ".2f", "±": ".2f", "evenness": ".2f",
-                        "sharpness half-way": ".0%"})
+    keep_paths(lab, numbers)
+    return Table([{"path": name} | each for name, each in numbers.items()],
+                 {"mean squared step": ".6f", "detour": ".2f", "±": ".2f", "evenness": ".2f",
+                  "sharpness half-way": ".0%"})
 
 
-def keep_paths(lab: Lab, runs: dict[str, Run], numbers: dict[str, dict[str, float]]) -> None:
+def keep_paths(lab: Lab, numbers: dict[str, dict[str, float]]) -> None:
     """Keeps the numbers of paths that claims and prose read."""
-    def keep(key: str, name: str, *names: str) -> None:
-        for each in names:
-            lab.found.keep(f"{key}.{each}", numbers[name][each], run=runs[name], note="a line")
-
-    keep("task2", "conv", "smoothness", "detour", "sharpness_halfway")
-    keep("improved_paths", "improved", "detour", "sharpness_halfway")
-    for key, name in (("small", "small"), ("ae", "small-ae")):
-        keep(key, name, "detour", "sharpness_halfway", "evenness")
-    lab.found.keep("task2.circle_sharpness_halfway",
-                   numbers["conv, great circle"]["sharpness_halfway"], run=runs["conv"])
-    lab.found.keep("improved_paths.fade_sharpness_halfway",
-                   numbers["improved, cross-fade"]["sharpness_halfway"], run=runs["improved"])
-    lab.found.keep("morph.detour", numbers["*true morphs of drawn scenes*"]["detour"])
-    times = math.sqrt(numbers["conv"]["smoothness"] / CLAIMED_STEP)     # it falls as their square
-    lab.found.keep("task2.intervals", times * (STEPS - 1), note=f"for a step of {CLAIMED_STEP}")
+    keep, halfway = lab.found.keep, "sharpness half-way"
+    for key, name in {"task2": "conv", "small": "small", "ae": "small-ae"}.items():
+        keep(f"{key}.detour", numbers[name]["detour"], run=lab.run(name))
+        keep(f"{key}.sharpness_halfway", numbers[name][halfway], run=lab.run(name))
+        if name in ("small", "small-ae"):
+            keep(f"{key}.evenness", numbers[name]["evenness"], run=lab.run(name))
+    keep("task2.circle_sharpness_halfway", numbers["conv, great circle"][halfway],
+         run=lab.run("conv"))
+    keep("morph.detour", numbers["*true morphs of drawn scenes*"]["detour"])
+    step = numbers["conv"]["mean squared step"]     # it falls as the square of the number of steps
+    keep("task2.smoothness", step, run=lab.run("conv"))
+    keep("task2.intervals", math.sqrt(step / CLAIMED_STEP) * (STEPS - 1))
 
 
 def keep_face_detour(lab: Lab) -> None:
     """Keeps the detour between pairs of test faces."""
     run, pairs = lab.run("celeba64"), min(FACE_PAIRS, len(lab.faces.test) // 2)
     _, frames = paths_between(run.model, lab.faces.test.images, pairs)
-    lab.found.keep("face_paths.detour", detour_of(frames)[0], run=run, note=f"{pairs} pairs")
+    lab.found.keep("face_paths.detour", detour_of(frames)[0], run=run)
 
 
 # ---- are pairs of one class different
@@ -243,8 +240,8 @@ def similar(lab: Lab) -> Table:
     run, test = lab.run("conv"), lab.cifar.test
     index, same = class_pairs(test, min(CLASS_PAIRS, len(test) // 2), lab.settings.seed)
     raw, fair = class_effects(*detours(run.model, test.images, index), same)
-    for name, value in zip(("coefficient", "error"), fair, strict=True):
-        lab.found.keep(f"similar.{name}", value, run=run, note="at equal distance of the codes")
+    lab.found.keep("similar.coefficient", fair[0], run=run)
+    lab.found.keep("similar.error", fair[1], run=run)
     rows = [{f"detour of {len(index):,} pairs, one class less two": name, "difference": value,
              "±": error, "in errors": finite(value / error)}
             for name, (value, error) in {"as pairs come": raw,

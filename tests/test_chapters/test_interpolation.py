@@ -1,17 +1,14 @@
 """Task 2: paths whose numbers are known, and a regression that finds what was planted."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import LINEAR, assert_shows, generator, grey
+from tiny import LINEAR, assert_shows, generator, grey, short_lab
 
 from data import ImageSet, load
 from lab import samples
 from lab.chapters import interpolation as ask
-from lab.notebook import Lab
 from lab.recipes import RECIPES, Training
 from lab.show import Figure, Table
 from lab.training import encode_set
@@ -57,6 +54,15 @@ def test_straight_ways_of_a_linear_decoder_are_cross_fades(model):
     assert ratio == pytest.approx(1, rel=1e-5) and error == pytest.approx(0, abs=1e-5)
 
 
+def test_the_way_around_four_ends_is_closed_even_and_begins_between_the_first_two():
+    ends = torch.tensor([[0.0, 0.0], [4.0, 0.0], [4.0, 8.0], [0.0, 8.0]])
+    path = ask.around(ends, 4)
+    assert path[:3].tolist() == [[2, 0], [3, 0], [4, 0]] and path[-1].tolist() == [1, 0]
+    assert torch.equal(path[2::4], ends.roll(-1, 0))
+    steps = (path.roll(-1, 0) - path).abs().sum(1)
+    assert sorted(steps.tolist()) == [1] * 8 + [2] * 8
+
+
 # ---- detours that are known
 
 
@@ -67,7 +73,7 @@ def test_a_bar_that_moves_a_pixel_a_step_has_a_detour_of_the_number_of_steps():
         frames[:, i, :, :, i:i + 12] = 1
     numbers = ask.path_numbers(frames)
     assert numbers["detour"] == pytest.approx(9) and numbers["evenness"] == pytest.approx(1)
-    assert numbers["smoothness"] == pytest.approx(2 / 24)
+    assert numbers["mean squared step"] == pytest.approx(2 / 24)
 
 
 def test_true_morphs_begin_with_a_scene_move_only_its_shape_and_take_half_a_detour_more():
@@ -86,7 +92,7 @@ def test_the_error_of_a_detour_is_its_spread_over_sets_of_pairs():
 
 def test_half_way_a_cross_fade_of_noise_keeps_the_sharpness_of_its_mixture():
     noise = torch.rand(300, 10, 3, 16, 16, generator=generator())
-    kept = ask.path_numbers(ask.cross_fade(noise))["sharpness_halfway"]
+    kept = ask.path_numbers(ask.cross_fade(noise))["sharpness half-way"]
     assert kept == pytest.approx((4 / 9) ** 2 + (5 / 9) ** 2, rel=0.01)
 
 
@@ -136,7 +142,7 @@ def test_pairs_are_of_one_class_or_of_two_as_they_say_and_never_an_image_with_it
 def test_everything_shows_itself_and_keeps_what_claims_read(tmp_path, monkeypatch):
     monkeypatch.setattr(ask, "PAIRS", 5)
     monkeypatch.setattr(ask, "CLASS_PAIRS", 10)
-    lab = Lab({"TRAIN_LIMIT": 60, "DATA": "standin", "DEVICE": "cpu", "RUNS": str(tmp_path)})
+    lab = short_lab(tmp_path, 60)
     for name in ("conv", "improved", "small", "small-ae"):                  # untrained
         run = SimpleNamespace(model=build(RECIPES[name]).eval(), hash=name)
         lab.runs[Training(name)] = run
