@@ -146,17 +146,13 @@ def log_between(low: Tensor, high: Tensor) -> Tensor:
     return below_high + torch.log1p(-torch.exp(below_low - below_high))
 
 
-def bins(images: Tensor, x_hat: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """Half a level below and above every byte, in standard deviations from x_hat."""
-    k, x_hat = images.double(), x_hat.double()
-    return ((k - 0.5) / 255 - x_hat) / sigma, ((k + 0.5) / 255 - x_hat) / sigma
-
-
 def kept_nats(images: Tensor, x_hat: Tensor, sigma: float) -> Tensor:
     """Of the Gaussian cut off half a level outside [0, 1] and normalised again: the kindest way."""
-    first, last = ((edge / 255 - x_hat.double()) / sigma for edge in (-0.5, 255.5))
-    inside = log_between(first, last)
-    return (inside - log_between(*bins(images, x_hat, sigma))).flatten(1).sum(1)
+    def log_mass(low: Tensor | float, high: Tensor | float) -> Tensor:      # between two levels
+        return log_between(*((edge / 255 - x_hat.double()) / sigma for edge in (low, high)))
+
+    level = images.double()
+    return (log_mass(-0.5, 255.5) - log_mass(level - 0.5, level + 0.5)).flatten(1).sum(1)
 
 
 def density_nats(images: Tensor, x_hat: Tensor, sigma: float) -> Tensor:

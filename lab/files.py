@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,26 +88,19 @@ def read_state(path: Path, identity: dict) -> dict:
 
 def read_part(path: Path, identity: dict, name: str):
     """One part of such a file, of which nothing else is read, and no digest taken."""
-    state = _opened(path, identity, mmap=True)
-    if name not in state:
-        raise Damaged(path, f"is damaged (it holds no {name})")
-    return state[name]
+    return _opened(path, identity, mmap=True)[name]
 
 
 def _opened(path: Path, identity: dict, mmap: bool = False) -> dict:
     """What `torch.save` put into a file of this identity, on the CPU; nothing is executed."""
-    if not path.exists():
-        raise Damaged(path, "is missing")
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":                # a pickle would bring lines of warnings
-            raise Damaged(path, "is damaged (no file of this project begins so)")
+    if not zipfile.is_zipfile(path):                     # a pickle would bring lines of warnings
+        raise Damaged(path, "is damaged or missing")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        whose = state["identity"]
     except Exception as error:                           # a broken archive may raise anything
         raise Damaged(path, f"is damaged ({type(error).__name__})") from error
-    if not isinstance(state, dict):
-        raise Damaged(path, f"is damaged (it holds a {type(state).__name__})")
-    if state.get("identity") != json.dumps(identity, sort_keys=True):
+    if whose != json.dumps(identity, sort_keys=True):
         raise Damaged(path, "belongs to another run", "move it to that run's folder, or delete it")
     return state
 

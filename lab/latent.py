@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 
 from lab.linear import RateDistortion, mean_and_error
 from lab.show import finite
-from lab.training import batch_of, decode_set, draw_codes, encode_set, generator
+from lab.training import batch_of, decode_set, draw_codes, encode_set, generator, logits_at
 from vae_helpers import VAE, as_pixels, kl_divergence, reconstruction_error
 
 TURNS = 5  # times that axes are turned, for a mean
@@ -57,8 +57,7 @@ class Gradients(NamedTuple):
     """Single-sample estimates of d E[f(z)] / d mu, each (samples, d), of equal mean."""
 
     pathwise: Tensor  # df/dz, through z = mu + sigma eps
-    score: Tensor  # f(z) d ln q(z) / d mu
-    score_with_baseline: Tensor  # the same with f less its mean over the other samples
+    score_with_baseline: Tensor  # d ln q(z) / d mu times f(z) less its mean over the other samples
     value: Tensor  # f(z), (samples,)
 
 
@@ -88,8 +87,7 @@ def pathwise_and_score_gradients(f: Callable[[Tensor], Tensor], mu: Tensor, logv
     (pathwise,) = torch.autograd.grad(value.sum(), z)
     value = value.detach()[:, None]
     others = (value.sum() - value) / (samples - 1)
-    log_slope = eps / sigma  # d ln q / d mu
-    return Gradients(pathwise, value * log_slope, (value - others) * log_slope, value[:, 0])
+    return Gradients(pathwise, (value - others) * eps / sigma, value[:, 0])
 
 
 # ---- rate and distortion
@@ -123,22 +121,14 @@ def ratio_of_means(a: Tensor, b: Tensor) -> tuple[float, float]:
 # ---- what the decoder makes of a code
 
 
-@torch.no_grad()
-def logits_at(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
-    """Logits (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
-    device = next(model.parameters()).device
-    return torch.cat([model.decode(part.to(device)).float().cpu() for part in z.split(batch)])
-
-
 def errors_at(model: VAE, images: Tensor, z: Tensor) -> Tensor:
     """The reconstruction error of every uint8 image decoded from its latent vector, (N,)."""
     return reconstruction_error(model.recipe, logits_at(model, z), as_pixels(images))
 
 
-def noise_cost(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: Generator,
-               n: int = 8) -> Tensor:
+def noise_cost(model: VAE, images: Tensor, mu: Tensor, logvar: Tensor, draw: Generator) -> Tensor:
     """E f(mu + sigma eps) - f(mu), the nats that the noise costs each reconstruction, (N,)."""
-    noisy = sum(errors_at(model, images, draw_codes(mu, logvar, draw)) for _ in range(n)) / n
+    noisy = sum(errors_at(model, images, draw_codes(mu, logvar, draw)) for _ in range(8)) / 8
     return noisy - errors_at(model, images, mu)
 
 
@@ -165,7 +155,6 @@ class Law(NamedTuple):
 
     slope: float  # of -ln sigma² on ln(1 + H / beta) over dimensions, through the origin; 1
     error: float  # the slope's standard error, from leaving out one image at a time
-    correlation: float  # of the same two over dimensions
 
 
 def curvature_law(curvature: Tensor, logvar: Tensor, beta: float) -> Law:
@@ -176,7 +165,7 @@ def curvature_law(curvature: Tensor, logvar: Tensor, beta: float) -> Law:
     """
     precision, n = logvar.double().neg().exp(), len(logvar)
     if n < 2:
-        return Law(math.nan, math.nan, math.nan)
+        return Law(math.nan, math.nan)
 
     def logs(curvature: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
         return (1 + curvature.clamp(min=0) / beta).log(), precision.log()
@@ -184,25 +173,15 @@ def curvature_law(curvature: Tensor, logvar: Tensor, beta: float) -> Law:
     def slope(x: Tensor, y: Tensor) -> Tensor:
         return (x * y).sum(-1) / x.square().sum(-1)
 
-    x, y = logs(curvature.mean(0), precision.mean(0))
+    whole = slope(*logs(curvature.mean(0), precision.mean(0)))
     without = slope(*logs(*((t.sum(0) - t) / (n - 1) for t in (curvature, precision))))  # (N,)
-    error = (without.var(unbiased=False) * (n - 1)).sqrt()
-    return Law(slope(x, y).item(), error.item(), torch.corrcoef(torch.stack([x, y]))[0, 1].item())
+    return Law(whole.item(), (without.var(unbiased=False) * (n - 1)).sqrt().item())
 
 
-def stretch(model: VAE, images: Tensor) -> float:
-    """The squared error on [-1, 1] over that of the same decodings on [0, 1], of a tanh decoder:
-    as tanh(a) = 2 sigmoid(2a) - 1, a sigmoid makes them from twice the logits."""
-    logits, x = logits_at(model, encode_set(model, images)[0]), as_pixels(images)
-    there = reconstruction_error(model.recipe, logits, x)
-    here = reconstruction_error(model.recipe.but(link="sigmoid"), 2 * logits, x)
-    return (there.mean() / here.mean()).item()
-
-
-def traverse(model: VAE, mu: Tensor, dim: int, reach: float, n: int = 7) -> Tensor:
-    """Decodings of a code (1, d) one of whose dimensions goes from -reach to reach."""
-    z = mu.repeat(n, 1)
-    z[:, dim] = torch.linspace(-reach, reach, n)
+def traverse(model: VAE, mu: Tensor, dim: int, reach: float, steps: int = 7) -> Tensor:
+    """Decodings (steps, ...) of a code (1, d) one of whose dimensions goes from -reach to reach."""
+    z = mu.repeat(steps, 1)
+    z[:, dim] = torch.linspace(-reach, reach, steps)
     return decode_set(model, z)
 
 
@@ -269,18 +248,14 @@ def ranked(codes: Tensor) -> Tensor:
     return standard(torch.from_numpy(rankdata(codes.numpy(), axis=0)))
 
 
-def assigned(rho: Tensor) -> Match:
-    """The one-to-one assignment of rows to columns with the largest sum of sizes."""
+def match(a: Tensor, b: Tensor) -> Match:
+    """The one-to-one matching of the dimensions of two codes of the same images, (N, d) and (N, e),
+    with the largest sum of |Spearman|."""
+    rho = ranked(a).T @ ranked(b) / len(a)
     i, j = map(torch.from_numpy, linear_sum_assignment(rho.abs(), maximize=True))
     order = rho[i, j].abs().argsort(descending=True, stable=True)
     pairs, rho = torch.stack([i, j], 1)[order], rho[i, j][order]
     return Match(pairs, rho.abs(), torch.where(rho < 0, -1, 1))
-
-
-def match(a: Tensor, b: Tensor) -> Match:
-    """The one-to-one matching of the dimensions of two codes of the same images, (N, d) and (N, e),
-    with the largest sum of |Spearman|."""
-    return assigned(ranked(a).T @ ranked(b) / len(a))
 
 
 def match_live(a: Tensor, b: Tensor, live_a: Tensor, live_b: Tensor) -> Match:

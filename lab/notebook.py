@@ -12,7 +12,7 @@ from torch import Tensor
 from data import ImageSet, Splits, load_splits
 from lab.recipes import RECIPES, TRAININGS, Training, check_settings
 from lab.runs import Job, Run, committed, log_epochs
-from lab.show import Figure, Findings, Progress, Table, keep_figure
+from lab.show import Figure, Findings, Progress, Table, keep_figure, keep_moving
 from lab.training import choose_device, encode_set
 from vae_helpers import Recipe
 
@@ -200,6 +200,11 @@ class Lab:
     def figure(self, drawn, name: str, alt: str, picture: bool = False) -> Figure:
         """A figure kept under its name; it shows itself. A picture keeps all its colours."""
         return keep_figure(drawn, self.folder / name, alt, picture)
+
+    def moving(self, frames: Tensor, name: str, alt: str, zoom: int = 1) -> Figure:
+        """Frames (n, k, 3, H, W) of k images above each other, kept under their name; the figure
+        moves, and stops after three rounds."""
+        return keep_moving(frames, self.folder / name, alt, zoom)
 
     def write(self) -> Table:
         """Writes results.json beside the figures; what it holds."""

@@ -1,10 +1,8 @@
 """4x4 layers of stride 2 as one matrix product over 4x4 patches, where a CPU is faster so.
 
-A convolution gathers the patch under each of its outputs and multiplies it by the weights. A
-transposed convolution goes the same steps backwards: it multiplies each of its inputs by the
-weights, and scatters the patches that come out. Libraries multiply matrices far better than they
-train such layers on small maps. Parameters and results are those of the library's layers, up to
-rounding.
+A convolution gathers the patch under each of its outputs and multiplies it by the weights; a
+transposed one goes the same steps backwards. Parameters and results are those of the library's
+layers, up to rounding.
 """
 
 from __future__ import annotations
@@ -13,17 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# By precision: the most pixels that a side of the larger map may have, and its fewest channels.
-# It is a table and no measurement at run time, because another choice gives other bits.
-FASTER = {"fp32": ((8, 128),), "bf16": ((8, 128), (16, 128))}
-
 
 def pays(x: Tensor, sides: tuple[int, int], channels: int) -> bool:
-    """Whether the product is the faster way for a larger map of these sides and channels."""
-    rules = FASTER["bf16" if x.dtype == torch.bfloat16 else "fp32"]
+    """Whether the product is the faster way for a larger map of these sides and channels.
+
+    It is a rule and no measurement at run time, because another choice gives other bits.
+    """
+    most = 16 if x.dtype == torch.bfloat16 else 8
     even = all(side % 2 == 0 for side in sides)
-    return x.device.type == "cpu" and even and any(
-        max(sides) <= most and channels >= least for most, least in rules)
+    return x.device.type == "cpu" and channels >= 128 and max(sides) <= most and even
 
 
 class Gather(torch.autograd.Function):

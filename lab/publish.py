@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import copy
 import json
-import logging
 import re
 import shutil
 import sys
@@ -89,14 +88,6 @@ def defaults(nb: NotebookNode) -> dict[str, Any]:
     return {node.target.id: ast.literal_eval(node.value) for node in lines}
 
 
-def settings(nb: NotebookNode, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with `overrides` in place; a name that is no parameter is refused."""
-    known = defaults(nb)
-    if unknown := [name for name in overrides if name not in known]:
-        raise NotebookError(f"{', '.join(unknown)}: no such parameter among {', '.join(known)}")
-    return known | overrides
-
-
 def read_parameters(path: Path) -> dict[str, Any]:
     """The parameters that a YAML file sets."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -105,21 +96,21 @@ def read_parameters(path: Path) -> dict[str, Any]:
 # ---- execution
 
 def execute(source: Path, output: Path, overrides: dict[str, Any] | None = None) -> float:
-    """The seconds that the notebook `source` took, executed into `output`, its text logged.
+    """The seconds that the notebook `source` took, executed into `output`; what its cells print
+    is printed here, too.
 
     Names and values that the notebook would not accept are refused before anything starts.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    check_settings(settings(read_notebook(source), overrides or {}))
+    check_settings(defaults(read_notebook(source)) | (overrides or {}))
     output.parent.mkdir(parents=True, exist_ok=True)
-    listen("papermill")
     start = time.perf_counter()
     try:
         papermill.execute_notebook(
             str(source), str(output), overrides or {}, cwd=str(ROOT), kernel_name="python3",
-            progress_bar=False, log_output=True,
+            stdout_file=sys.stdout,
             extra_arguments=["--log-level=CRITICAL"])  # of the kernel, not of its cells
     except papermill.PapermillExecutionError as error:
         print("\n".join(error.traceback), file=sys.stderr)
@@ -129,19 +120,6 @@ def execute(source: Path, output: Path, overrides: dict[str, Any] | None = None)
         raise NotebookError("The notebook's Python died, most likely for want of memory: "
                             "set TRAIN_LIMIT, or close other programs") from error
     return time.perf_counter() - start
-
-
-def listen(name: str) -> None:
-    """Lets papermill say which cell it executes and what that prints, and nothing of objects."""
-    def worth_hearing(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return bool(text.strip()) and not text.startswith(("<", "Input", "Output", "Working",
-                                                           "Ending"))
-
-    logging.basicConfig(format="%(message)s")
-    log = logging.getLogger(name)
-    log.setLevel(logging.INFO)
-    log.filters = [worth_hearing]
 
 
 def run() -> None:
@@ -193,8 +171,6 @@ def refresh(path: Path) -> None:
 
 # ---- the committed file
 
-LANGUAGE = ("name", "file_extension", "mimetype", "pygments_lexer", "codemirror_mode",
-            "nbconvert_exporter")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HIDDEN = {"source_hidden": True}  # how Jupyter keeps that an input is collapsed
 
@@ -205,15 +181,21 @@ def clean(path: Path) -> None:
     if tagged(nb, "injected-parameters"):
         raise NotebookError(f"{path.name} was executed with other parameters than its own: "
                             "execute it without")
-    language = nb.metadata.get("language_info", {})
-    language = {key: language[key] for key in LANGUAGE if key in language}
-    nb.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"} | language}
+    write_notebook(path, cleaned(nb))
+
+
+def cleaned(nb: NotebookNode) -> NotebookNode:
+    """A copy without times and states of an editor, whose progress lines are whole."""
+    nb = copy.deepcopy(nb)
+    language = nb.metadata.get("language_info", {"name": "python"})
+    language.pop("version", None)
+    nb.metadata = {"kernelspec": KERNEL, "language_info": language}
     for cell in nb.cells:
         kept = {key: cell.metadata[key] for key in ("tags", "alt") if cell.metadata.get(key)}
         cell.metadata = kept | ({"jupyter": HIDDEN} if "hide-input" in tags(cell) else {})
         if cell.cell_type == "code":
             cell.outputs = merge_streams(cell.outputs)
-    write_notebook(path, nb)
+    return nb
 
 
 def merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
@@ -226,17 +208,13 @@ def merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
             last.text += output.text
         else:
             merged.append(output)
-    merged = [output for output in merged if not is_blank(output)]
+    blank = {"text/plain": ""}                      # of a live line that has ended on nothing
+    merged = [output for output in merged if output.get("data") != blank]
     for output in merged:
         if output.output_type == "stream":
             lines = output.text.split("\n")
             output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
     return merged
-
-
-def is_blank(output: NotebookNode) -> bool:
-    """Whether it is a live line that has ended on nothing."""
-    return output.output_type == "display_data" and dict(output.data) == {"text/plain": ""}
 
 
 def problems(path: Path) -> Iterator[str]:
@@ -245,8 +223,9 @@ def problems(path: Path) -> Iterator[str]:
     code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         yield "The code cells are not executed in order from a fresh kernel"
+    if nb != cleaned(nb):
+        yield "It holds times, states of an editor, or progress lines in pieces: clean it"
     yield from parameter_problems(nb)
-    yield from metadata_problems(nb)
     for cell in code:
         found = [*code_problems(cell), *(f for out in cell.outputs for f in output_problems(out))]
         yield from (f"Cell [{cell.execution_count}]: {fault}" for fault in found)
@@ -273,28 +252,11 @@ def parameter_problems(nb: NotebookNode) -> Iterator[str]:
         yield "Other parameters than the notebook's own were injected"
 
 
-def metadata_problems(nb: NotebookNode) -> Iterator[str]:
-    """Whether times, paths or states of an editor are stored."""
-    surplus = set(nb.metadata) - {"kernelspec", "language_info"}
-    for cell in nb.cells:
-        surplus |= set(cell.metadata) - {"tags", "alt", "jupyter"}
-        hidden = HIDDEN if "hide-input" in tags(cell) else {}
-        if cell.metadata.get("jupyter", {}) != hidden:
-            yield f"The cell {cell.source[:30]!r} is hidden otherwise than its tag says: clean it"
-    if surplus or "version" in nb.metadata.get("language_info", {}):
-        names = ", ".join(sorted(surplus)) or "version"
-        yield f"Metadata that every execution changes are stored ({names}): clean it"
-
-
 def code_problems(cell: NotebookNode) -> Iterator[str]:
-    """Whether a cell is too long to read beside its picture, or no plain Python."""
+    """Whether a cell is too long to read beside its picture."""
     lines = sum(map(bool, map(str.strip, cell.source.split("\n"))))
     if lines > LONGEST and {"parameters", "setup"}.isdisjoint(tags(cell)):
         yield f"it has {lines} lines: leave {LONGEST} and move the rest into a chapter"
-    try:
-        ast.parse(cell.source)
-    except SyntaxError:
-        yield "it is no plain Python"
 
 
 PATH_OF_A_MACHINE = re.compile(
@@ -309,14 +271,10 @@ def output_problems(output: NotebookNode) -> Iterator[str]:
         yield f"it ended with {output.ename}: {output.evalue}"
     if output.get("name") == "stderr":
         yield f"it wrote to stderr: {text.strip()[:60]!r}"
-    if "\r" in text:
-        yield "a progress line is stored in pieces: clean it"
     if found := PATH_OF_A_MACHINE.search(text) or ADDRESS_OF_AN_OBJECT.search(text):
         shown = text[found.start():found.start() + 40]
         yield f"it shows what belongs to one machine: {shown!r}"
     for kind in data:
-        if "widget" in kind:
-            yield "it holds a widget, which is dead in a stored notebook"
         if kind.startswith("image/") and not output.metadata.get(kind, {}).get("alt", "").strip():
             yield "its figure has no alt text"
 

@@ -192,16 +192,12 @@ class Settings:
         return not (self.shortened or self.seed or self.setting != Settings.setting
                     or self.data == "standin")
 
-    @property
-    def sources(self) -> dict:
-        """Where images come from, as arguments of `load_splits`; a shortened run never
-        downloads."""
-        return dict(limit=self.train_limit, source=self.data, root=self.data_root,
-                    download=not self.shortened and self.data != "standin")
-
     def sources_of(self, recipe: Recipe) -> dict:
-        """The same for a recipe: where images are limited, a quarter of the large ones."""
-        return self.sources | dict(limit=-(-self.train_limit // (4 if recipe.side > 64 else 1)))
+        """Where a recipe's images come from, as arguments of `load_splits`: where they are limited,
+        a quarter of the large ones. A shortened run never downloads."""
+        return dict(limit=-(-self.train_limit // (4 if recipe.side > 64 else 1)),
+                    source=self.data, root=self.data_root,
+                    download=not self.shortened and self.data != "standin")
 
 
 def check_settings(namespace: dict) -> Settings:

@@ -6,6 +6,7 @@ classifier that is trained here, so that no Fréchet distance on them is to be c
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -171,25 +172,25 @@ def directions(features: Tensor) -> Tensor:
     return F.normalize(features, dim=1) * math.sqrt(features.shape[1])
 
 
-def recall_and_coverage(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
+def recall_and_coverage(real: Tensor, made: Tensor) -> dict[str, float]:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    A point's ball reaches to its k-th nearest neighbour in its own set. Precision: the share of
+    A point's ball reaches to its fifth nearest neighbour in its own set. Precision: the share of
     made images in some real image's ball; recall: of real ones in some made image's; density: how
-    many real balls hold a made image, over k; coverage: the share of real balls that hold one.
-    Of a set with no more than k images all are nan.
+    many real balls hold a made image, over five; coverage: the share of real balls that hold one.
+    Of a set with no more than five images all are nan.
     """
-    names = ("precision", "recall", "density", "coverage")
-    if min(len(real), len(made)) <= k:
-        return dict.fromkeys(names, math.nan)
+    if min(len(real), len(made)) <= 5:
+        return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)
     real, made = real.double(), made.double()
     reach_real, reach_made = (                              # the nearest of all is the point itself
-        torch.cdist(t, t).topk(k + 1, largest=False).values[:, -1]
+        torch.cdist(t, t).topk(5 + 1, largest=False).values[:, -1]
         * (1 + 1e-6) for t in (real, made))                 # rounding puts no neighbour outside
     apart = torch.cdist(real, made)                         # (real, made)
     inside, reached = apart <= reach_real[:, None], apart <= reach_made
-    found = (inside.any(0), reached.any(1), inside.sum(0) / k, inside.any(1))
-    return {name: each.double().mean().item() for name, each in zip(names, found, strict=True)}
+    found = {"precision": inside.any(0), "recall": reached.any(1), "density": inside.sum(0) / 5,
+             "coverage": inside.any(1)}
+    return {name: each.double().mean().item() for name, each in found.items()}
 
 
 # ---- the ladder: what is true of these images is known without a measure
@@ -352,8 +353,7 @@ def feature_net(train: ImageSet, folder: str | os.PathLike, epochs: int, seed: i
     """The classifier of a set's labels, from `folder` if it was trained there before.
 
     The same seed, device and number of threads give the same weights, and the global random state
-    is left as it was; with epochs=0 it stays untrained. Where its file is damaged or another's,
-    `progress` says so.
+    is left as it was; with epochs=0 it stays untrained. A damaged file is made anew.
     """
     images, labels = train.images, train.labels
     with torch.random.fork_rng(devices=[]):
@@ -364,13 +364,9 @@ def feature_net(train: ImageSet, folder: str | os.PathLike, epochs: int, seed: i
         return net.eval()
     identity = {"feature net": 1, "data": train.fingerprint, "epochs": epochs, "seed": seed}
     path = Path(folder) / f"features-{digest_of(identity)[:16]}.pt"
-    try:
-        if path.exists():
-            net.load_state_dict(read_state(path, identity)["model"])
-            return net.eval()
-    except (Damaged, OSError):
-        if progress:
-            progress(0, epochs, f"{path} is damaged or another's and made anew; epochs")
+    with contextlib.suppress(Damaged):              # or missing
+        net.load_state_dict(read_state(path, identity)["model"])
+        return net.eval()
     train_feature_net(net, images, labels, epochs, seed, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_state(path, identity, model=net.state_dict())

@@ -289,12 +289,15 @@ def encode_set(model: VAE, images: Tensor, batch: int = 500) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def decode_set(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
-    """Images in [0, 1] (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
+def logits_at(model: VAE, z: Tensor, batch: int = 500) -> Tensor:
+    """Logits (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
     device = next(model.parameters()).device
-    parts = [to_pixels(model.recipe, model.decode(part.to(device)).float()).clamp(0, 1)
-             for part in z.split(batch)]
-    return torch.cat(parts).cpu()
+    return torch.cat([model.decode(part.to(device)).float().cpu() for part in z.split(batch)])
+
+
+def decode_set(model: VAE, z: Tensor) -> Tensor:
+    """Images in [0, 1] (N, 3, H, W), on the CPU, for latent vectors (N, d)."""
+    return to_pixels(model.recipe, logits_at(model, z)).clamp_(0, 1)
 
 
 def reconstruct(model: VAE, images: Tensor) -> Tensor:

@@ -32,13 +32,6 @@ def test_each_contender_gets_a_rate_and_its_ratio_to_the_first(options, rows, ca
     assert len(found) >= rows and found[0][1] == "1.00"
 
 
-def test_goal_is_reached_or_not_by_the_loss_of_sprint(capsys):
-    speed.main(["--goal", "1", "--seeds", "3", "--images", "200", "--data-root", "nowhere"])
-    seed, slow, _, quick, loss, times, *verdict = capsys.readouterr().out.splitlines()[-1].split()
-    assert seed == "3" and float(times) == pytest.approx(float(slow) / float(quick), rel=0.1)
-    assert float(loss) > 1 and verdict == ["not", "at", "the", "goal"]
-
-
 def test_row_of_growth_has_a_process_of_its_own_whose_memory_holds_the_model():
     row = growth.alone(70, 32, 2)               # with Adam's two moments:
     assert row["peak above start, MB"] > 16 * row["parameters"] / 1e6 and row["images/s"] > 0

@@ -1,26 +1,8 @@
-"""Files are written whole or not at all, and a digest is that of everything in them."""
+"""A file's digest is that of everything in it; that files are whole, test_runs.py shows."""
 
-import errno
-import json
-import os
-
-import pytest
 import torch
 
-from lab.files import Unwritable, digest_of, write_json
-
-
-def test_failing_flush_keeps_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "kept.json"
-    write_json(file, {"epoch": 1})
-
-    def fails(descriptor):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(Unwritable, match="kept.json"):
-        write_json(file, {"epoch": 2})
-    assert json.loads(file.read_text()) == {"epoch": 1} and os.listdir(tmp_path) == ["kept.json"]
+from lab.files import digest_of
 
 
 def test_digest_is_that_of_every_value_type_shape_and_name():

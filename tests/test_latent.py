@@ -67,13 +67,12 @@ def test_gradient_estimators_have_the_closed_form_mean_and_variance_on_a_quadrat
         return latent.pathwise_and_score_gradients(lambda z: z.square().sum(1), mu, logvar, n,
                                                    generator())
 
-    variances = (4 * s ** 2, m ** 4 / s ** 2 + 14 * m ** 2 + 15 * s ** 2, 8 * m ** 2 + 10 * s ** 2)
-    for values, variance in zip(estimates(200_000)[:3], variances, strict=True):
+    variances = 4 * s ** 2, 8 * m ** 2 + 10 * s ** 2
+    for values, variance in zip(estimates(200_000)[:2], variances, strict=True):
         mean, error = linear.mean_and_error(values)
         assert abs(mean - 2 * m) < 4 * error < 0.1
         assert values.var().item() == pytest.approx(variance, rel=0.03)
-    slope, score, with_baseline, f = estimates(2)  # the baseline of one of two is the other's f
-    torch.testing.assert_close(with_baseline, score * (1 - f.flip(0) / f)[:, None])
+    slope, _, f = estimates(2)
     torch.testing.assert_close(f, slope[:, 0].square() / 4)
 
 
@@ -113,11 +112,11 @@ def test_a_ratio_of_means_has_the_error_that_it_has_over_samples():
 
 
 def test_noise_costs_a_linear_decoder_the_sum_of_its_variances():
-    model, images = planted_decoder(), grey(64)
+    model, images = planted_decoder(), grey(600)
     mu, logvar = encode_set(model, images)
     known = reconstruction_error(LINEAR, model.decode(mu), as_pixels(images)).detach()
     torch.testing.assert_close(latent.errors_at(model, images, mu), known)
-    cost = latent.noise_cost(model, images, mu, logvar, generator(), n=100)
+    cost = latent.noise_cost(model, images, mu, logvar, generator())
     assert cost.mean().item() == pytest.approx(3 * 1 / 3, rel=0.05)
     root = torch.tensor([[1.0, 0.5], [0.5, 2.0]])
     noise = latent.shaken(torch.ones(100_000, 2), root, 0.5, generator()) - 1
@@ -132,7 +131,7 @@ def test_curvature_and_variance_obey_the_law_at_a_linear_optimum_alone(beta):
     curvature = latent.curvatures(model, images, mu, logvar)
     known = 2 * best.decoder.square().sum(0)
     torch.testing.assert_close(curvature.mean(0), known, rtol=1e-3, atol=1e-3)
-    assert latent.curvature_law(curvature, logvar, beta) == pytest.approx((1, 0, 1), abs=2e-3)
+    assert latent.curvature_law(curvature, logvar, beta) == pytest.approx((1, 0), abs=2e-3)
     assert latent.curvature_law(curvature, logvar / 2, beta).slope == pytest.approx(0.5, abs=2e-3)
     assert math.isnan(latent.curvature_law(curvature[:1], logvar[:1], beta).slope)
 
@@ -142,7 +141,7 @@ def test_the_slopes_error_is_its_spread_over_sets_of_images():
     for seed in range(200):
         curvature = torch.rand(64, 20, generator=generator(seed)).double() * torch.arange(1.0, 21)
         share = 0.5 + torch.rand(64, 20, generator=generator(1000 + seed))
-        found.append(latent.curvature_law(curvature, -(1 + curvature * share).log(), 1.0)[:2])
+        found.append(latent.curvature_law(curvature, -(1 + curvature * share).log(), 1.0))
     slopes, errors = torch.tensor(found).T
     assert errors.mean().item() == pytest.approx(slopes.std().item(), rel=0.2)
     assert slopes.mean().item() == pytest.approx(1, abs=0.01)
@@ -167,10 +166,6 @@ def test_the_main_direction_of_a_code_has_its_part_of_the_variance_and_spreads_o
     for direction, over in ((axis, 1), (torch.ones(8) / 8 ** 0.5, 8)):
         part, axes = latent.main_direction(own * direction + noise)
         assert part == pytest.approx(10 / 17, abs=0.01) and axes == pytest.approx(over, rel=0.01)
-
-
-def test_pixels_in_minus_one_to_one_stretch_squared_error_fourfold():
-    assert latent.stretch(build(LINEAR.but(link="tanh")), grey(9)) == pytest.approx(4, rel=1e-5)
 
 
 @pytest.mark.parametrize("recipe, share", [({}, 2 / 3), ({"reconstruction": "gaussian"}, 1 / 2),

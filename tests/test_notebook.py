@@ -48,7 +48,7 @@ def test_every_parameter_is_an_annotated_literal_with_a_word_on_it(notebook):
 @pytest.mark.parametrize("name", ["quick.yaml", "nbval.yaml"])
 def test_parameter_files_set_what_the_notebook_accepts_and_train_everything(notebook, name):
     given = publish.read_parameters(TESTS / name)
-    assert check_settings(publish.settings(notebook, given)).extensions
+    assert check_settings(publish.defaults(notebook) | given).extensions
 
 
 def test_quick_run_writes_only_into_its_folder():
@@ -84,6 +84,15 @@ def test_every_item_of_the_assignment_begins_with_its_answer(notebook):
         assert first and first[1] == "Answer", item[:40]
 
 
+def test_what_moves_is_small_and_its_bytes_are_not_compared(notebook):
+    """nbval compares all kinds of pictures but two."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if moving := output.get("data", {}).get("image/gif"):
+                assert len(base64.b64decode(moving)) <= 400_000
+                assert "nbval-ignore-output" in publish.tags(cell)
+
+
 def test_links_within_the_notebook_reach_a_heading(notebook, tmp_path):
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     heads = {head.replace(" ", "-") for head in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
@@ -100,16 +109,6 @@ def test_every_figure_is_followed_or_led_by_prose(notebook):
         shown = [kind for output in cell.get("outputs", []) for kind in output.get("data", {})]
         if any(kind.startswith("image/") for kind in shown):
             assert "markdown" in (kinds[i - 1], kinds[i + 1]), cell.source
-
-
-def test_committed_notebook_exports_to_html_that_needs_no_network(notebook, tmp_path):
-    html = export(NOTEBOOK, tmp_path / "out.html").read_text(encoding="utf-8")
-    assert "<script" not in html
-    figures = [output for cell in notebook.cells for output in cell.get("outputs", [])
-               if any(kind.startswith("image/") for kind in output.get("data", {}))]
-    hidden = publish.tagged(notebook, "hide-input")
-    assert figures and html.count("alt=") >= len(figures)
-    assert hidden and html.count("<details") >= len(hidden)
 
 
 # ---- executions
@@ -162,11 +161,10 @@ def test_the_files_of_an_execution_are_the_figures_that_it_shows(executions, exe
 
 # What new experiments find, whose sentences are written when they are executed on real images.
 AWAITED = {
-    "q1.information", "q1.mismatch", "q1.gap", "q1.sharp.gap", "q2.ratio_low", "q2.ratio_high",
     "improved.tightness", "improved.tightness_error", "fc_norm.above_floor", "fc_long.above_floor",
-    "permuted.improved_ends", "morph.detour", "priors.gain", "priors.gain_sd", "priors.gain_one",
+    "permuted.improved_ends", "priors.gain", "priors.gain_sd", "priors.gain_one",
     "priors.fd", "priors.fd_normal", "judges.accuracy", "judges.lead", "judges.lead_untrained",
-    "edits.passed", "edits.least", "edits.most", "edits.real_least", "match.read_back_1_10",
+    "edits.passed", "edits.least", "edits.most", "edits.real_least",
     "collapse.kl_09_aligned", "collapse.unaligned_05", "collapse.variance_05", "collapse.axes_05",
     *(f"claims.{what}" for what in ("sentences", "rows", "confirmed", "contradicted", "undecided",
                                     "could_fail"))}

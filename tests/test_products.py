@@ -13,8 +13,7 @@ PLAIN = {"down": nn.Conv2d, "up": nn.ConvTranspose2d}
 # (kind, batch, channels in, channels out, height, width): in which precisions it is a product
 CASES = {("down", 2, 128, 5, 8, 8): "fp32 bf16", ("down", 3, 130, 4, 2, 6): "fp32 bf16",
          ("up", 2, 5, 128, 4, 4): "fp32 bf16", ("up", 1, 3, 130, 2, 1): "fp32 bf16",
-         ("down", 1, 128, 4, 16, 8): "bf16", ("up", 1, 4, 128, 3, 8): "bf16",
-         ("down", 1, 128, 4, 10, 4): "bf16", ("up", 2, 4, 128, 5, 1): "bf16",
+         ("down", 1, 128, 4, 16, 8): "bf16", ("up", 2, 4, 128, 5, 1): "bf16",
          ("down", 1, 127, 5, 8, 8): "", ("up", 1, 128, 127, 8, 2): "",
          ("down", 2, 128, 3, 7, 8): "", ("down", 1, 128, 3, 8, 5): "",
          ("down", 1, 128, 3, 4, 18): "", ("up", 1, 3, 128, 2, 9): ""}
@@ -77,8 +76,3 @@ def test_layer_of_another_form_stays(change):
                   nn.ConvTranspose2d(8, 8, **form | change),
                   nn.ConvTranspose2d(8, 8, **form, output_padding=1)):
         assert products.fast(nn.Sequential(layer))[0] is layer
-
-
-def test_other_devices_are_left_to_the_library():
-    assert products.pays(torch.empty(1), (8, 8), 128)
-    assert not products.pays(torch.empty(1, device="meta"), (8, 8), 128)

@@ -67,4 +67,4 @@ def test_readme_and_figures_show_what_the_notebook_shows():
     outputs = [out for cell in nbformat.read(NOTEBOOK, 4).cells for out in cell.get("outputs", [])]
     shown = [base64.b64decode(data) for out in outputs for kind, data in out.get("data", {}).items()
              if kind.startswith("image/")]
-    assert sorted(shown) == sorted(p.read_bytes() for p in (ROOT / "figures").glob("*.[jp]*g"))
+    assert sorted(shown) == sorted(p.read_bytes() for p in (ROOT / "figures").glob("*.[gjp]*[fg]"))

@@ -7,7 +7,7 @@ import torch
 
 from lab import recipes
 from lab.files import Refused
-from lab.recipes import RECIPES, TRAININGS, Settings, Training, check_settings
+from lab.recipes import RECIPES, TRAININGS, Settings, check_settings
 from vae_helpers import build, count_parameters
 
 # ---- the table
@@ -33,13 +33,6 @@ def test_every_training_is_wanted_once_and_every_recipe_is_trained():
     assert all(name == recipe.name for name, recipe in RECIPES.items())
 
 
-def test_seeds_and_permutations_are_those_that_the_page_promises():
-    for name in ("conv", "conv-cycle", "fc", "fc-pca", "improved", "sprint"):
-        assert all(Training(name, seed) in TRAININGS for seed in (0, 1, 2))
-    assert [t.name for t in TRAININGS if t.permuted] == ["conv", "fc", "fc-pca", "improved"]
-    assert {Training("celeba64", 1), Training("celeba64-d128", 1)} < set(TRAININGS)
-
-
 def test_what_is_compared_differs_in_what_its_name_says():
     assert changed("fc-norm", "fc") == {"norm": True}
     assert changed("celeba64-d128", "celeba64") == {"latent": 128}
@@ -48,8 +41,6 @@ def test_what_is_compared_differs_in_what_its_name_says():
         assert changed(f"collapse-{name}-aligned", f"collapse-{name}") == aligned
     for name in ("p2-conv", "p1-fc"):
         assert changed(f"{name}-on", name) == {"patience": RECIPES[name].epochs}    # never stopped
-    for b in (1, 4, 16):
-        assert RECIPES[f"factors-b{b}"].data == "drawn" and RECIPES[f"factors-b{b}"].beta == b
 
 
 def test_what_was_tried_was_chosen_on_heldout_images_and_has_names_of_its_own():
@@ -77,9 +68,8 @@ def test_parameters_arrive_under_their_names_and_what_else_a_notebook_holds_is_n
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("EPOCHS", -1), ("EPOCHS", 1.5), ("EPOCHS", True), ("EPOCHS", None), ("TRAIN_LIMIT", -5),
-    ("SEED", "x"), ("SEED", 2 ** 32), ("DATA", "cifar"), ("DATA_ROOT", 5), ("RUNS", ""),
-    ("FIGURES", "  "), ("DEVICE", "gpu"), ("PRECISION", "fp16"), ("EXTENSIONS", 1),
+    ("EPOCHS", -1), ("EPOCHS", True), ("SEED", "x"), ("SEED", 2 ** 32), ("DATA", "cifar"),
+    ("RUNS", "  "), ("DEVICE", "gpu"), ("PRECISION", "fp16"), ("EXTENSIONS", 1),
     ("SETTING", "conv")])
 def test_nonsense_is_refused_in_one_sentence_that_names_the_parameter(name, value):
     with pytest.raises(Refused) as refusal:
@@ -107,16 +97,13 @@ def test_a_training_of_another_length_is_shortened_alike():
         assert settings.epochs_of(RECIPES["celeba128"], 5) == five
 
 
-def test_only_a_full_run_downloads():
-    assert Settings().full and Settings().sources["download"]
-    assert not Settings(data="standin").sources["download"]
+def test_only_a_full_run_downloads_and_where_images_are_limited_large_ones_are_a_quarter():
+    small, large = RECIPES["celeba64"], RECIPES["celeba128"]
+    assert Settings().full and Settings().sources_of(small)["download"]
+    assert not Settings(data="standin").sources_of(small)["download"]
     for name in ("epochs", "conv_epochs", "fc_epochs", "celeba_epochs", "train_limit"):
         shorter = Settings(**{name: 9})
-        assert not shorter.full and not shorter.sources["download"]
-
-
-@pytest.mark.parametrize(("limit", "quarter"), [(0, 0), (4, 1), (100, 25), (101, 26)])
-def test_where_images_are_limited_large_ones_are_a_quarter(limit, quarter):
-    of = Settings(train_limit=limit).sources_of
-    assert of(RECIPES["celeba64"])["limit"] == limit
-    assert of(RECIPES["celeba128"]) == of(RECIPES["celeba64"]) | {"limit": quarter}
+        assert not shorter.full and not shorter.sources_of(small)["download"]
+    for limit, quarter in ((0, 0), (4, 1), (100, 25), (101, 26)):
+        of = Settings(train_limit=limit).sources_of
+        assert (of(small)["limit"], of(large)["limit"]) == (limit, quarter)

@@ -10,6 +10,8 @@ import torch
 
 import data
 from data import Splits
+from lab.linear import Spectrum
+from lab.notebook import Lab
 from lab.runs import Job
 from lab.show import Table
 from vae_helpers import Recipe
@@ -25,9 +27,13 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def random_bytes(*shape, low=0, high=256, seed=0):
+    return torch.randint(low, high, shape, dtype=torch.uint8, generator=generator(seed))
+
+
 def grey(n=40, side=4, seed=0):
     """Images of white noise, bytes."""
-    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(seed))
+    return random_bytes(n, 3, side, side, seed=seed)
 
 
 def noise_images(n=35, side=8, seed=0):
@@ -52,6 +58,19 @@ def job(runs, recipe=TINY, train=IMAGES, heldout=None, test=None, **more):
 
 def run(runs, recipe=TINY, **more):
     return job(runs, recipe, **more).train()
+
+
+def short_lab(runs, limit, **more):
+    """The notebook's object for a short run on so many drawn images."""
+    return Lab({"EPOCHS": 1, "TRAIN_LIMIT": limit, "DATA": "standin", "DEVICE": "cpu",
+                "PRECISION": "fp32", "RUNS": str(runs), **more})
+
+
+def planted(*eigenvalues):
+    """A spectrum of these eigenvalues, of as many pixels."""
+    values, n = torch.tensor(eigenvalues, dtype=torch.float64), len(eigenvalues)
+    return Spectrum(values, torch.eye(n).double(), torch.full((n,), 0.5).double(),
+                    values.sum().item())
 
 
 def put_linear(model, best):
@@ -106,6 +125,10 @@ def wait_until(true, seconds=60):
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def weights_of(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 # ---- what a folder holds

@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from lab import latent
-from lab.chapters.interpolation import STEPS, detour_of, doubling_exponent, paths_between
-from lab.linear import (
-    LinearOptimum,
-    RateDistortion,
-    Scores,
-    Spectrum,
-    curve_on,
-    linear_on,
-    linear_optimum,
-    scores_of,
-    spectrum,
-)
+from lab import latent, linear
+from lab.chapters import interpolation
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES, Training
 from lab.runs import Run
 from lab.samples import sharpness
-from lab.show import Figure, Table, labelled_rows, number
+from lab.show import Figure, Table, labelled_rows
 from lab.training import decode_set, lerp
 from vae_helpers import GREY, Recipe, as_pixels, kl_divergence, new_figure, style_of
 
-BETAS = (1, 4, 10)
+LARGE = RECIPES["celeba128"]
 # The trainings, as findings call them. The earlier study compares "1_long" with "4" and "10".
 NEEDED = {"1": Training("celeba128", epochs=5), "4": Training("celeba128-b4"),
           "10": Training("celeba128-b10"), "1_long": Training("celeba128")}
 AGAIN = Training("celeba128", 1, epochs=5)
-EQUAL = ("1", "4", "10")            # of equal epochs
+EQUAL = ("1", "4", "10")            # of equal epochs, named by β
 STYLES = {"1_long": "celeba128", "4": "b4", "10": "b10"}
 DIMS = (8, 25, 68)                  # those that the earlier study shows
 LINEAR_BETAS = [10 ** (k / 5) for k in range(-5, 13)]   # of the linear curve, 0.1 to 250
 LABEL, PAIRS, DOUBLED = 150, 32, 8  # pixels for a row's name; pairs of faces with ways between
-REACH = 3.0                         # of a traversal, in the prior's standard deviations
+REACH, COLUMNS = 3.0, ["−3", "−2", "−1", "0", "1", "2", "3"]    # of a traversal
+HALVED = "sharpness at half size, of the first row's"   # where the decoder's grid is gone
 trained = needs(*NEEDED.values())
 
 
@@ -79,55 +68,42 @@ def used(lab: Lab, key: str) -> Tensor:
 # ---- what was predicted
 
 
-class Predicted(NamedTuple):
-    """What a linear VAE does at some β: its optimum on the training faces, and on test faces."""
-
-    best: LinearOptimum
-    rate: float         # KL of a test face
-    error: float        # its squared error on [0, 1]
-
-
 @once
-def axes(lab: Lab) -> tuple[Spectrum, Scores]:
+def axes(lab: Lab) -> tuple[linear.Spectrum, linear.Scores]:
     """The training faces' principal axes, as many as there are latent dimensions, and the test
     faces on them."""
     faces = lab.splits("celeba128")
-    known = spectrum(faces.train.images, RECIPES["celeba128"].latent)
-    return known, scores_of(known, faces.test.images)
+    known = linear.spectrum(faces.train.images, LARGE.latent)
+    return known, linear.scores_of(known, faces.test.images)
 
 
-def predicted(lab: Lab, beta: float) -> Predicted:
-    """The linear optimum for β."""
-    (known, scores), recipe = axes(lab), RECIPES["celeba128"].but(beta=float(beta))
-    return Predicted(linear_optimum(known, recipe.sigma2, recipe.latent),
-                     *linear_on(known, scores, recipe.sigma2, recipe.latent))
+def predicted(lab: Lab, beta: float) -> tuple[float, float]:
+    """KL and squared error, on test faces, of the linear VAE that is best for training faces."""
+    return linear.linear_on(*axes(lab), LARGE.but(beta=float(beta)).sigma2, LARGE.latent)
 
 
-def critical_beta(recipe: Recipe, known: Spectrum) -> float:
+def critical_beta(recipe: Recipe, known: linear.Spectrum) -> float:
     """The β from which on a linear VAE spends nothing: its variance is the largest eigenvalue."""
     return 2 * recipe.sse_weight * known.eigenvalues[0].item()
 
 
 @once
-def linear_curve(lab: Lab) -> RateDistortion:
+def linear_curve(lab: Lab) -> linear.RateDistortion:
     """KL and squared error of linear VAEs on test faces, by rising β."""
-    recipe = RECIPES["celeba128"]
-    return curve_on(*axes(lab), [recipe.but(beta=beta).sigma2 for beta in LINEAR_BETAS],
-                    recipe.latent)
+    sigma2s = [LARGE.but(beta=beta).sigma2 for beta in LINEAR_BETAS]
+    return linear.curve_on(*axes(lab), sigma2s, LARGE.latent)
 
 
 def prediction(lab: Lab) -> Table:
     """What the faces' spectrum predicts for each β; in the last row it predicts collapse."""
-    recipe, rows = RECIPES["celeba128"], []
-    collapse = critical_beta(recipe, axes(lab)[0])
-    for beta in (*BETAS, collapse):
-        made = predicted(lab, beta)
-        rows.append({"β": beta, "σ² = β/8": recipe.but(beta=float(beta)).sigma2, "KL": made.rate,
-                     "squared error": made.error, "degrees of freedom": made.best.dof,
-                     "active dimensions": made.best.active})
-        if beta in BETAS:
-            lab.found.keep(f"betas.predicted_test_rate_{beta}", made.rate, "nats", note="linear")
-    lab.found.keep("betas.predicted_collapse", collapse, note="linear, closed form")
+    known, rows = axes(lab)[0], []
+    collapse = critical_beta(LARGE, known)
+    for beta in (1, 4, 10, collapse):
+        sigma2, (rate, error) = LARGE.but(beta=float(beta)).sigma2, predicted(lab, beta)
+        best = linear.linear_optimum(known, sigma2, LARGE.latent)
+        rows.append({"β": beta, "σ² = β/8": sigma2, "KL": rate, "squared error": error,
+                     "degrees of freedom": best.dof, "active dimensions": best.active})
+    lab.found.keep("betas.predicted_collapse", collapse)
     return Table(rows, {"β": ",.0f", "σ² = β/8": ",.3f", "KL": ".0f", "squared error": ",.0f",
                         "degrees of freedom": ".0f"})
 
@@ -135,79 +111,63 @@ def prediction(lab: Lab) -> Table:
 # ---- what came of it
 
 
-class Outcome(NamedTuple):
-    """What a training does to test faces."""
-
-    rate: float         # KL
-    error: float        # squared error on [0, 1]
-    dof: float
-    active: int         # dimensions that carry more than 0.01 nats
-    moved: float        # grey levels that its strongest dimension moves some pixel
-    sharpness: float    # of reconstructions at half their size, where the decoder's grid is gone
-
-
-@once
-def outcome(lab: Lab, key: str) -> Outcome:
-    run, nats = runs(lab)[key], nats_by_dimension(lab, key)
-    mu, logvar = lab.codes(run)
-    return Outcome(run.chosen["test_kl"],
-                   run.chosen["test_reconstruction"] / run.recipe.sse_weight,
-                   latent.degrees_of_freedom(logvar), len(latent.live(nats)),
-                   latent.largest_move(run.model, mu, int(nats.argmax())),
-                   sharpness(F.avg_pool2d(decode_set(run.model, mu[:200]), 2)).mean().item()
-                   + 1e-12)         # an untrained model may decode one grey
-
-
 @trained
 def outcomes(lab: Lab) -> Table:
     """Each training beside the linear model of its β, on test faces."""
-    keep_outcomes(lab)
-    rows, first = [], outcome(lab, "1")
-    for key, run in runs(lab).items():
-        here, linear = outcome(lab, key), predicted(lab, run.recipe.beta)
-        rows.append({"model": name_of(lab, key), "KL": here.rate, "KL, linear": linear.rate,
-                     "squared error": here.error, "squared error, linear": linear.error,
-                     "degrees of freedom": here.dof, "active dimensions": here.active,
-                     "sharpness at half size, of the first row's":
-                         here.sharpness / first.sharpness})
-    return Table(rows, dict.fromkeys(
+    rows = {key: outcome_row(lab, key) for key in runs(lab)}
+    first = rows["1"][HALVED]
+    for row in rows.values():
+        row[HALVED] /= first
+    keep_outcomes(lab, rows)
+    return Table(list(rows.values()), dict.fromkeys(
         ("KL", "KL, linear", "squared error", "squared error, linear", "degrees of freedom"), ".0f")
-        | {"sharpness at half size, of the first row's": ".0%"})
+        | {HALVED: ".0%"})
 
 
-def keep_outcomes(lab: Lab) -> None:
+def outcome_row(lab: Lab, key: str) -> dict:
+    """What one training does to test faces; its dimensions count from 0.01 nats on."""
+    run, nats = runs(lab)[key], nats_by_dimension(lab, key)
+    rate, error = predicted(lab, run.recipe.beta)
+    halved = F.avg_pool2d(decode_set(run.model, codes(lab, key)[:200]), 2)
+    return {"model": name_of(lab, key), "KL": run.chosen["test_kl"], "KL, linear": rate,
+            "squared error": run.chosen["test_reconstruction"] / run.recipe.sse_weight,
+            "squared error, linear": error,
+            "degrees of freedom": latent.degrees_of_freedom(lab.codes(run)[1]),
+            "active dimensions": len(latent.live(nats)),
+            HALVED: sharpness(halved).mean().item() + 1e-12}    # one grey has none
+
+
+def keep_outcomes(lab: Lab, rows: dict[str, dict]) -> None:
     """The numbers of these trainings that prose, claims and README name."""
-    def keep(name: str, value: float, unit: str, note: str = "test faces", run: Run | None = None):
-        lab.found.keep(f"betas.{name}", value, unit, run, note)
+    def keep(name: str, value: float, unit: str, key: str = "") -> None:
+        lab.found.keep(f"betas.{name}", value, unit, runs(lab).get(key))
 
-    made, gaps = {key: outcome(lab, key) for key in runs(lab)}, []
-    for key in EQUAL:
-        run = runs(lab)[key]
-        gaps.append(made[key].rate / max(predicted(lab, run.recipe.beta).rate, 1e-12) - 1)
-        keep(f"rate_{key}", made[key].rate, "nats", run=run)
-        keep(f"rate_gap_{key}", gaps[-1], "of linear", run=run)
-    for key, run in runs(lab).items():
+    error = {key: row["squared error"] for key, row in rows.items()}
+    gaps = {key: rows[key]["KL"] / max(rows[key]["KL, linear"], 1e-12) - 1 for key in EQUAL}
+    for key, gap in gaps.items():
+        if key != "4":
+            keep(f"rate_{key}", rows[key]["KL"], "nats", key)
+            keep(f"rate_gap_{key}", gap, "of linear", key)
+    for key, row in rows.items():
         if key in ("1", "10", "1_seed1"):
-            keep(f"sse_{key}", made[key].error, "on [0, 1]", run=run)
+            keep(f"sse_{key}", error[key], "on [0, 1]", key)
         if key != "1":
-            keep(f"halved_sharper_{key}", made[key].sharpness / made["1"].sharpness,
-                 "of β = 1's", "reconstructions at half size", run)
-    keep("dof_1", made["1"].dof, "directions")
-    keep("dof_10", made["10"].dof, "directions")
-    keep("rate_gap", max(map(abs, gaps)), "of linear", "the largest, at equal epochs")
-    keep("least_active", min(made[key].active for key in EQUAL), "directions")
-    keep("least_rate", min(here.rate for here in made.values()), "nats")
-    keep("least_moved", min(here.moved for here in made.values()), "grey levels")
-    keep("sse_added", made["10"].error - made["1"].error, "on [0, 1]", "β = 10 over 1, 5 epochs")
-    keep("predicted_sse_added", predicted(lab, 10).error - predicted(lab, 1).error, "on [0, 1]",
-         "linear, β = 10 over 1")
-    whole = made["10"].error - made["1_long"].error
-    if whole:
-        keep("share_of_epochs", (made["1"].error - made["1_long"].error) / whole,
-             "of the difference", "β = 10 after 5 epochs against β = 1 after 10")
-    ratio = latent.against_linear({"10": made["10"][:2]}, linear_curve(lab))["10"]
+            keep(f"halved_sharper_{key}", row[HALVED], "of β = 1's", key)
+    for key in ("1", "10"):
+        keep(f"dof_{key}", rows[key]["degrees of freedom"], "directions")
+    keep("rate_gap", max(map(abs, gaps.values())), "of linear")
+    keep("least_active", min(rows[key]["active dimensions"] for key in EQUAL), "directions")
+    keep("least_rate", min(row["KL"] for row in rows.values()), "nats")
+    strongest = {key: int(nats_by_dimension(lab, key).argmax()) for key in rows}
+    keep("least_moved", min(latent.largest_move(runs(lab)[key].model, codes(lab, key), dim)
+                            for key, dim in strongest.items()), "grey levels")
+    keep("sse_added", error["10"] - error["1"], "on [0, 1]")
+    keep("predicted_sse_added", predicted(lab, 10)[1] - predicted(lab, 1)[1], "on [0, 1]")
+    if whole := error["10"] - error["1_long"]:
+        keep("share_of_epochs", (error["1"] - error["1_long"]) / whole, "of the difference")
+    ratio = latent.against_linear({"10": (rows["10"]["KL"], error["10"])}, linear_curve(lab))["10"]
     if ratio is not None:
-        keep("over_linear_10", ratio - 1, "of linear", "squared error at its own KL")
+        keep("over_linear_10", ratio - 1, "of linear")
 
 
 @trained
@@ -218,18 +178,18 @@ def curves(lab: Lab) -> Figure:
         run = runs(lab)[key]
         errors = [value / run.recipe.sse_weight for value in run.curve("test_reconstruction")]
         ways[name_of(lab, key)] = (run.curve("test_kl"), errors, style_of(style),
-                                   predicted(lab, run.recipe.beta)[1:])
+                                   predicted(lab, run.recipe.beta))
     return lab.figure(plot_plane(ways, linear_curve(lab)), "beta-curves",
                       "The way of β = 1, 4 and 10 through the plane of KL and squared error, epoch "
                       "by epoch, towards the line of the best linear VAEs: down is training, left "
                       "is a higher β")
 
 
-def plot_plane(ways: dict[str, tuple], linear: RateDistortion):
+def plot_plane(ways: dict[str, tuple], curve: linear.RateDistortion):
     """Ways (KL, squared error, style), each named at its end, over the linear curve, with a cross
     for what was predicted of each."""
     figure, panel = new_figure(width=8, height=4.6)
-    panel.plot(*linear, color=GREY, ls=":", label="best linear VAEs, on test faces")
+    panel.plot(*curve, color=GREY, ls=":", label="best linear VAEs, on test faces")
     panel.plot([], [], "x", color=GREY, ms=8, label="predicted for the β of that colour")
     for label, (rate, error, style, goal) in ways.items():
         panel.plot(rate, error, **style)
@@ -250,13 +210,13 @@ def plot_plane(ways: dict[str, tuple], linear: RateDistortion):
 
 @trained
 def keep_settling(lab: Lab) -> None:
-    """How far the KL and the loss of β = 1 still move in its later epochs, for the claims."""
+    """How far the KL of β = 1 still moves in the later half of its epochs, and how much of its loss
+    the last one takes off, for the claims."""
     run = runs(lab)["1_long"]
     kl, loss = run.curve("test_kl"), run.curve("test_loss")
     lab.found.keep("betas.kl_drift", abs(kl[-1] - kl[(len(kl) - 1) // 2]) / max(kl[-1], 1e-12),
-                   run=run, note="from half of the epochs to all")
-    lab.found.keep("betas.last_gain", (loss[max(len(loss) - 2, 0)] - loss[-1]) / loss[-1], run=run,
-                   note="of the test loss in the last epoch")
+                   run=run)
+    lab.found.keep("betas.last_gain", (loss[max(len(loss) - 2, 0)] - loss[-1]) / loss[-1], run=run)
 
 
 # ---- pictures
@@ -277,11 +237,9 @@ def reconstructions(lab: Lab) -> Figure:
 
 @trained
 def interpolations(lab: Lab) -> Figure:
-    """Two pairs of test faces, beside each other, and six decoded steps between; a row for each β,
-    at half size."""
-    images, among = lab.splits("celeba128").test.images, codes(lab, "1")[:500]
-    pairs = (0, 1), divmod(int(torch.cdist(among, among).argmax()), len(among))
-    rows = {}
+    """Two pairs of test faces and six decoded steps between, at half size, a row for each β."""
+    images, rows = lab.splits("celeba128").test.images, {}
+    pairs = (0, 1), interpolation.farthest(codes(lab, "1")[:500])
     for key in EQUAL:
         mu, model = codes(lab, key), runs(lab)[key].model
         row = [part for a, b in pairs for part in (
@@ -299,17 +257,18 @@ def interpolations(lab: Lab) -> Figure:
 @trained
 def keep_paths(lab: Lab) -> None:
     """How straight ways between two faces are, and how soon their steps shrink."""
-    images, keep = lab.splits("celeba128").test.images, lab.found.keep
-    for key in [key for key in ("1", "10", "1_seed1") if key in runs(lab)]:
-        run, pairs = runs(lab)[key], min(PAIRS, len(images) // 2)
-        detour, error = detour_of(paths_between(run.model, images, pairs)[1])
-        keep(f"betas.detour_{key}", detour, run=run, note=f"{pairs} pairs of test faces")
-        if key in EQUAL:
-            keep(f"betas.detour_error_{key}", error, run=run, note="standard error over pairs")
-    long, pairs = runs(lab)["1_long"], min(DOUBLED, len(images) // 2)
-    few, many = (paths_between(long.model, images, pairs, lerp, steps)[1]
-                 for steps in (STEPS, 2 * STEPS - 1))
-    keep("betas.doubling_1_long", doubling_exponent(few, many), "exponent", long)
+    images, keep, long = lab.splits("celeba128").test.images, lab.found.keep, runs(lab)["1_long"]
+    pairs, doubled = (min(n, len(images) // 2) for n in (PAIRS, DOUBLED))
+    for key, run in runs(lab).items():
+        if key in ("1", "10", "1_seed1"):
+            _, frames = interpolation.paths_between(run.model, images, pairs)
+            detour, error = interpolation.detour_of(frames)
+            keep(f"betas.detour_{key}", detour, run=run)
+            if key in EQUAL:
+                keep(f"betas.detour_error_{key}", error, run=run)
+    few, many = (interpolation.paths_between(long.model, images, doubled, lerp, steps)[1]
+                 for steps in (interpolation.STEPS, 2 * interpolation.STEPS - 1))
+    keep("betas.doubling_1_long", interpolation.doubling_exponent(few, many), "exponent", long)
 
 
 # ---- dimension by dimension
@@ -323,14 +282,9 @@ def dimensions(lab: Lab) -> Figure:
     rows = {f"dimension {dim},\n{nats[dim]:.2f} nats": latent.traverse(model, mu, dim, REACH)
             for dim in DIMS}
     return lab.figure(labelled_rows(rows, "β = 1: one test face, moved along three dimensions",
-                                    values(REACH), zoom=1, label=LABEL),
+                                    COLUMNS, zoom=1, label=LABEL),
                       "beta-dimensions", "A test face whose dimensions 8, 25 and 68 go from −3 to "
                       "3, a row each: little changes but light", picture=True)
-
-
-def values(reach: float, n: int = 7) -> list[str]:
-    """What stands over the columns of a traversal."""
-    return [number(value, "g") for value in torch.linspace(-reach, reach, n).tolist()]
 
 
 @trained
@@ -344,7 +298,7 @@ def over_betas(lab: Lab) -> Figure:
             note = f", |ρ| = {rho:.2f}" if kind == "matched" and key != "1" else ""
             rows[f"β = {key}, dimension {dim}\n{kind}{note}"] = F.avg_pool2d(frames, 2)
     return lab.figure(labelled_rows(rows, "Over β: dimension 8 of each model, and one that is "
-                                    "matched", values(REACH), zoom=1, label=LABEL),
+                                    "matched", COLUMNS, zoom=1, label=LABEL),
                       "beta-dimensions-over", "Dimension 8 of β = 1, 4 and 10 does three different "
                       "things; below it, dimensions that are matched by their codes change light "
                       "alike in all three", picture=True)
@@ -366,24 +320,21 @@ def chain(lab: Lab) -> dict[str, tuple[int, int, float]]:
 @trained
 def matching(lab: Lab) -> Table:
     """Whether dimensions of two models correspond, beside what turning one model's axes gives."""
-    keep, found = lab.found.keep, {}
-    pairs = {"1_10": ("1", "10"), "1_4": ("1", "4"), "longer": ("1", "1_long"),
-             "seed1_4": ("1_seed1", "4"), "seeds": ("1", "1_seed1")}
-    pairs = {name: pair for name, pair in pairs.items() if set(pair) <= runs(lab).keys()}
-    for name, (one, other) in pairs.items():
-        here = found[name] = latent.correspondence(
-            codes(lab, one), codes(lab, other), used(lab, one), used(lab, other),
-            lab.settings.seed)
-        keep(f"match.rho_{name}", here.rho, note="used dimensions, test faces")
-    for name in [name for name in ("1_10", "seeds") if name in found]:
-        keep(f"match.turned_{name}", found[name].turned, note="the second's axes turned at random")
-    keep("match.same_1_10", found["1_10"].same, note="dimensions of equal index")
-    keep("match.read_1_10", found["1_10"].read, note="R² of β = 10's codes from β = 1's")
-    keep("match.read_back_1_10", found["1_10"].read_back, note="R² of β = 1's from β = 10's")
-    rows = [{"models": " / ".join(name_of(lab, key) for key in pairs[name]),
-             "|ρ|, matched": here.rho, "on turned axes": here.turned, "of equal index": here.same,
-             "R² of the second from the first": here.read,
-             "of the first from the second": here.read_back} for name, here in found.items()]
+    keep, seed, found, rows = lab.found.keep, lab.settings.seed, {}, []
+    for name, (one, other) in {"1_10": ("1", "10"), "1_4": ("1", "4"), "longer": ("1", "1_long"),
+                               "seed1_4": ("1_seed1", "4"), "seeds": ("1", "1_seed1")}.items():
+        if {one, other} <= runs(lab).keys():
+            found[name] = here = latent.correspondence(
+                codes(lab, one), codes(lab, other), used(lab, one), used(lab, other), seed)
+            if name in ("1_10", "longer"):
+                keep(f"match.rho_{name}", here.rho)
+            rows.append({"models": f"{name_of(lab, one)} / {name_of(lab, other)}",
+                         "|ρ|, matched": here.rho, "on turned axes": here.turned,
+                         "of equal index": here.same, "R² of the second from the first": here.read,
+                         "of the first from the second": here.read_back})
+    keep("match.turned_1_10", found["1_10"].turned)
+    keep("match.same_1_10", found["1_10"].same)
+    keep("match.read_1_10", found["1_10"].read)
     return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"))
 
 
@@ -391,24 +342,15 @@ def matching(lab: Lab) -> Table:
 def single_factors(lab: Lab) -> Table:
     """Whether dimensions tell one attribute each, and more so than turned axes do."""
     rows, labels, seed = [], lab.splits("celeba128").test.labels, lab.settings.seed
-    errors = {}
-    for key in [key for key in (*EQUAL, "1_seed1") if key in runs(lab)]:
+    errors, keep = {}, lab.found.keep
+    for key in [key for key in runs(lab) if key != "1_long"]:
         mu = codes(lab, key)[:, used(lab, key)]
         share, (turned, errors[key]) = (latent.one_factor(mu, labels),
                                         latent.one_factor_turned(mu, labels, seed))
         excess = None if share is None else share - turned
         if key != "4":
-            lab.found.keep(f"betas.one_factor_excess_{key}", excess, note="over turned axes")
+            keep(f"betas.one_factor_excess_{key}", excess)
         rows.append({"model": name_of(lab, key), "largest attribute's share": share,
                      "on turned axes": turned, "excess": excess})
-    lab.found.keep("betas.one_factor_error", math.hypot(errors["1"], errors["10"]),
-                   note="of the difference of β = 1 and 10, over turns")
+    keep("betas.one_factor_error", math.hypot(errors["1"], errors["10"]))
     return Table(rows, dict.fromkeys(list(rows[0])[1:], ".1%"))
-
-
-@trained
-def keep_stretch(lab: Lab) -> None:
-    """What pixels in [−1, 1] do to the squared error: 2², by algebra."""
-    run, images = runs(lab)["1"], lab.splits("celeba128").test.images[:100]
-    lab.found.keep("betas.stretch", latent.stretch(run.model, images), run=run,
-                   note="the same decodings on [−1, 1] and on [0, 1]")

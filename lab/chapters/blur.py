@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lab import density
 from lab.chapters.scale import scale
-from lab.density import (
-    FullGaussian,
-    bits,
-    density_nats,
-    full_gaussian,
-    in_parts,
-    kept_nats,
-    learned_sigma2,
-)
+from lab.latent import logits_at
 from lab.linear import Spectrum, linear_optimum, pca_scores
 from lab.notebook import Lab, needs, once
 from lab.samples import blur_shown, ssim
 from lab.show import Figure, Table, labelled_rows
-from lab.training import batch_of, decode_set, draw_images, draw_prior, generator, reconstruct
+from lab.training import (
+    decode_set,
+    draw_codes,
+    draw_images,
+    draw_prior,
+    encode_set,
+    generator,
+    reconstruct,
+)
 from vae_helpers import VAE, as_pixels, kl_divergence, to_pixels
 
 # The trainings, by how findings call them, and their variances in words.
@@ -39,21 +38,6 @@ SAMPLED = "equivalent blur of samples, pixels"
 # ---- a model as a distribution
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """Test images through a VAE with a Gaussian decoder: one draw from each posterior, decoded."""
-
-    sigma2: float           # the decoder's variance, in squared pixels of [0, 1]
-    x_hat: Tensor           # (N, 3, H, W), means of p(x|z), not confined to [0, 1]
-    kl: Tensor              # (N, d)
-
-    def nats(self, images: Tensor, given_x_hat: Callable) -> Tensor:
-        """The negative ELBO of each image (N,), of the Gaussian's density (`density_nats`) or of
-        its mass where it is cut off outside [0, 1] (`kept_nats`)."""
-        given = in_parts(given_x_hat, images, self.x_hat, math.sqrt(self.sigma2))
-        return given + self.kl.double().sum(1)
-
-
 def sigma2_of(model: VAE) -> float:
     """The variance of a Gaussian decoder, given or learned."""
     if model.recipe.sigma is not None:
@@ -61,17 +45,16 @@ def sigma2_of(model: VAE) -> float:
     return math.exp(2 * model.log_sigma.item())
 
 
-@torch.no_grad()
-def through(model: VAE, images: Tensor, seed: int, batch: int = 500) -> Decoded:
-    """uint8 images through a model, with the draws of `lab.training.evaluate`."""
-    device, parts = next(model.parameters()).device, []
-    noise = generator(device, seed, "evaluation")
-    for part in images.split(batch):
-        eps = torch.randn(len(part), model.recipe.latent, generator=noise, device=device)
-        logits, mu, logvar = model(batch_of(model.recipe, part, slice(None), device), eps)
-        parts.append((to_pixels(model.recipe, logits), kl_divergence(mu, logvar)))
-    return Decoded(sigma2_of(model), *(torch.cat(each).float().cpu()
-                                       for each in zip(*parts, strict=True)))
+def nats_of(model: VAE, images: Tensor, seed: int) -> dict[str, Tensor]:
+    """The negative ELBO of uint8 images (N,), with the draws of `lab.training.evaluate`: of the
+    Gaussian's density, and of its mass where it is cut off outside [0, 1]; and its KL."""
+    mu, logvar = encode_set(model, images)
+    z = draw_codes(mu, logvar, generator("cpu", seed, "evaluation"))
+    x_hat, sigma = to_pixels(model.recipe, logits_at(model, z)), math.sqrt(sigma2_of(model))
+    kl = kl_divergence(mu, logvar).double().sum(1)
+    given = {DENSITY: density.density_nats, KEPT: density.kept_nats}
+    return {"KL": kl} | {name: density.in_parts(nats, images, x_hat, sigma) + kl
+                         for name, nats in given.items()}
 
 
 def closed_nats(known: Spectrum, sigma2: float, latent: int) -> float:
@@ -88,9 +71,9 @@ def through_components(known: Spectrum, images: Tensor, n: int = LATENT) -> Tens
 
 
 @once
-def whole_images(lab: Lab) -> FullGaussian:
+def whole_images(lab: Lab) -> density.FullGaussian:
     """The Gaussian with the training images' mean and covariance, without latent variables."""
-    return full_gaussian(lab.cifar.train.images)
+    return density.full_gaussian(lab.cifar.train.images)
 
 
 # ---- what cells show
@@ -101,54 +84,44 @@ def sigmas(lab: Lab) -> Table:
     """What each decoder variance makes of the loss as a distribution of grey levels, in bits for
     each value of a test image; the linear optimum's are of training images."""
     images, known = lab.cifar.test.images[:IMAGES], scale(lab, "cifar").spectrum
-    rows = {key: sigma_row(lab, key, images) for key in SWEEP}
-    keep_distributions(lab, rows)
-    values, best = images[0].numel(), learned_sigma2(known, LATENT)
-    whole = bits(whole_images(lab).nats(images), values)[0]
-    lab.found.keep("blur.full_covariance_bits", whole, "bits", note=f"{len(images):,} test images")
-    others = [linear_row("σ² = ½", known, 0.5), linear_row("σ² the best", known, best),
-              distribution("Gaussian with full covariance", density=whole),
-              distribution("all grey levels alike", density=8.0, kept=8.0)]
-    return Table([*rows.values(), *others], {"σ²": ".4f", "KL": ".0f", DENSITY: ".2f", KEPT: ".2f"})
+    vaes = {key: sigma_row(lab, key, images) for key in SWEEP}
+    whole = density.bits(whole_images(lab).nats(images), images[0].numel())[0]
+    keep, half, learned = lab.found.keep, lab.run("sigma-2"), lab.run("sigma-learned")
+    _, _, kl, as_density, _ = vaes["2"]
+    keep("blur.kl_2", kl, "nats", half)
+    keep("blur.density_2", as_density, "bits", half)
+    keep("blur.sigma2_learned", vaes["learned"][1], "squared pixels", learned)
+    keep("blur.kl_learned", vaes["learned"][2], "nats", learned)
+    keep("blur.full_covariance_bits", whole, "bits")
+    rows = [*vaes.values(), linear_row("σ² = ½", known, 0.5),
+            linear_row("σ² the best", known, density.learned_sigma2(known, LATENT)),
+            ("Gaussian with full covariance", None, None, whole, None),
+            ("all grey levels alike", None, None, 8.0, 8.0)]
+    formats = {"distribution": "", "σ²": ".4f", "KL": ".0f", DENSITY: ".2f", KEPT: ".2f"}
+    return Table([dict(zip(formats, row, strict=True)) for row in rows], formats)
 
 
-def distribution(name: str, sigma2: float | None = None, kl: float | None = None,
-                 density: float | None = None, kept: float | None = None) -> dict:
-    return {"distribution": name, "σ²": sigma2, "KL": kl, DENSITY: density, KEPT: kept}
+def sigma_row(lab: Lab, key: str, images: Tensor) -> tuple[str, float, float, float, float]:
+    """A training as a distribution: its name, variance and KL, and bits of both kinds."""
+    (name, words), values = SWEEP[key], images[0].numel()
+    model = lab.run(name).model
+    nats = nats_of(model, images, lab.settings.seed)
+    return (f"VAE, {words}", sigma2_of(model), nats["KL"].mean().item(),
+            *(density.bits(nats[kind], values)[0] for kind in (DENSITY, KEPT)))
 
 
-def sigma_row(lab: Lab, key: str, images: Tensor) -> dict:
-    """A training as a distribution."""
-    name, words = SWEEP[key]
-    decoded = through(lab.run(name).model, images, lab.settings.seed)
-    density, kept = (bits(decoded.nats(images, given), images[0].numel())[0]
-                     for given in (density_nats, kept_nats))
-    return distribution(f"VAE, {words}", decoded.sigma2, decoded.kl.double().sum(1).mean().item(),
-                        density, kept)
-
-
-def linear_row(words: str, known: Spectrum, sigma2: float) -> dict:
+def linear_row(words: str, known: Spectrum, sigma2: float) -> tuple[str, float, float, float, None]:
     """The best linear VAE as a distribution, of the images of its spectrum, as a density."""
-    nats = closed_nats(known, sigma2, LATENT)
-    return distribution(f"linear VAE, {words}", sigma2, linear_optimum(known, sigma2, LATENT).rate,
-                        nats / (len(known.mean) * math.log(2)))
-
-
-def keep_distributions(lab: Lab, rows: dict[str, dict]) -> None:
-    """What the prose says of the largest variance and of the learned one."""
-    half, learned = lab.run("sigma-2"), lab.run("sigma-learned")
-    lab.found.keep("blur.kl_2", rows["2"]["KL"], "nats", half)
-    lab.found.keep("blur.kl_learned", rows["learned"]["KL"], "nats", learned)
-    lab.found.keep("blur.density_2", rows["2"][DENSITY], "bits", half)
-    lab.found.keep("blur.cut_2", rows["2"][KEPT], "bits", half)
-    lab.found.keep("blur.sigma2_learned", rows["learned"]["σ²"], "squared pixels", learned)
+    bits = closed_nats(known, sigma2, LATENT) / (len(known.mean) * math.log(2))
+    rate = linear_optimum(known, sigma2, LATENT).rate
+    return f"linear VAE, {words}", sigma2, rate, bits, None
 
 
 @needs(*TRAININGS)
 def looks(lab: Lab) -> Table:
     """How like the originals reconstructions are, and how blurred they and samples are."""
     images, seed, n = lab.cifar.test.images[:IMAGES], lab.settings.seed, len(lab.cifar.test)
-    rows = {}
+    keep, rows = lab.found.keep, {}
     for key, (name, words) in SWEEP.items():
         model = lab.run(name).model
         rows[key] = looks_row(lab, f"VAE, {words}", reconstruct(model, images),
@@ -158,11 +131,11 @@ def looks(lab: Lab) -> Table:
     rows["pca"] = looks_row(lab, f"{LATENT} principal components",
                             through_components(scale(lab, "cifar").spectrum, images))
     for key in ("2", "learned", "ae", "pca"):
-        lab.found.keep(f"blur.px_kept_{key}", rows[key][REBUILT], "pixels")
+        keep(f"blur.px_kept_{key}", rows[key][REBUILT], "pixels")
     for key in ("2", "learned", "pca"):
-        lab.found.keep(f"blur.ssim_{key}", rows[key][SSIM])
+        keep(f"blur.ssim_{key}", rows[key][SSIM])
     for key in ("2", "learned"):
-        lab.found.keep(f"blur.px_{key}", rows[key][SAMPLED], "pixels", lab.run(SWEEP[key][0]))
+        keep(f"blur.px_{key}", rows[key][SAMPLED], "pixels", lab.run(SWEEP[key][0]))
     return Table(list(rows.values()), {SSIM: ".3f", REBUILT: ".2f", SAMPLED: ".2f", "±": ".2f",
                                        "± of samples": ".2f"})
 

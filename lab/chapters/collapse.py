@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from lab.chapters.betas import (
-    EQUAL,
-    axes,
-    critical_beta,
-    name_of,
-    nats_by_dimension,
-    runs,
-    trained,
-)
+from lab.chapters import betas
 from lab.chapters.scale import scale
 from lab.latent import main_direction
 from lab.linear import Spectrum, linear_optimum
@@ -25,6 +15,7 @@ from vae_helpers import GREY, kl_divergence, new_figure, style_of
 
 RANDOM = ("05", "09", "11", "20")               # β over the critical one, in tenths
 ALIGNED = ("05_aligned", "09_aligned")          # from the linear optimum, whose axes are right
+SHARE, UNALIGNED = "β over the critical", "KL, one direction over all axes"
 NEEDED = [f"collapse-{key.replace('_', '-')}" for key in RANDOM + ALIGNED]
 
 
@@ -33,53 +24,39 @@ def unaligned_kl(ratio: Tensor | float) -> Tensor:
     return 0.5 * (torch.as_tensor(ratio).sqrt() - 1).clamp(min=0)
 
 
-class Collapsed(NamedTuple):
-    """What is left of the code of a training around the critical β."""
-
-    share: float        # β over the critical one
-    kl: float           # nats of a test image
-    linear: float       # those of the linear optimum
-    variance: float     # the part of the codes' variance that is along one direction
-    over: float         # so many axes of the code that direction spreads
-
-
 @once
-def collapsed(lab: Lab, key: str) -> Collapsed:
-    """One of these trainings, on the test images."""
+def collapsed(lab: Lab, key: str) -> dict:
+    """What is left of the code of a training around the critical β, on the test images."""
     run, known = lab.run(f"collapse-{key.replace('_', '-')}"), scale(lab, "cifar").spectrum
     mu, logvar = lab.codes(run)
-    best = linear_optimum(known, run.recipe.sigma2, run.recipe.latent)
-    return Collapsed(run.recipe.beta / critical_beta(run.recipe, known),
-                     kl_divergence(mu, logvar).sum(1).mean().item(), best.rate,
-                     *main_direction(mu))
+    share = run.recipe.beta / betas.critical_beta(run.recipe, known)
+    along, over = main_direction(mu)
+    return {SHARE: share, "start": "aligned" if key in ALIGNED else "random",
+            "KL": kl_divergence(mu, logvar).sum(1).mean().item(),
+            "KL, linear": linear_optimum(known, run.recipe.sigma2, run.recipe.latent).rate,
+            UNALIGNED: unaligned_kl(1 / share).item(),
+            "variance along one direction": along, "axes it spreads": over}
 
 
 @needs(*NEEDED)
 def table(lab: Lab) -> Table:
     """What CIFAR-10's codes hold below and above the critical β, from random and aligned starts."""
-    keep, rows = lab.found.keep, []
-    for key in RANDOM + ALIGNED:
-        found = collapsed(lab, key)
-        keep(f"collapse.kl_{key}", found.kl, "nats", lab.run(NEEDED[len(rows)]), "CIFAR-10, test")
-        rows.append({"β over the critical": found.share,
-                     "start": "aligned" if key in ALIGNED else "random", "KL": found.kl,
-                     "KL, linear": found.linear,
-                     "KL, one direction over all axes": unaligned_kl(1 / found.share).item(),
-                     "variance along one direction": found.variance, "axes it spreads": found.over})
-    half = collapsed(lab, "05")
-    keep("collapse.linear_kl_05", half.linear, "nats", note="½ ln 2, closed form")
-    keep("collapse.linear_kl_09", collapsed(lab, "09").linear, "nats", note="closed form")
-    keep("collapse.unaligned_05", unaligned_kl(1 / half.share), "nats", note="closed form")
-    keep("collapse.variance_05", half.variance, "of the codes' variance, along one direction")
-    keep("collapse.axes_05", half.over, "axes that this direction spreads over")
-    keep("collapse.critical", critical_beta(lab.run("collapse-05").recipe,
-                                            scale(lab, "cifar").spectrum), note="closed form")
-    return Table(rows, {"β over the critical": ".1f", "variance along one direction": ".0%",
-                        "axes it spreads": ".0f"}
-                 | dict.fromkeys(("KL", "KL, linear", "KL, one direction over all axes"), ".3f"))
+    keep, rows = lab.found.keep, {key: collapsed(lab, key) for key in RANDOM + ALIGNED}
+    for (key, row), name in zip(rows.items(), NEEDED, strict=True):
+        keep(f"collapse.kl_{key}", row["KL"], "nats", lab.run(name))
+    half, recipe = rows["05"], lab.run("collapse-05").recipe
+    keep("collapse.linear_kl_05", half["KL, linear"], "nats")
+    keep("collapse.linear_kl_09", rows["09"]["KL, linear"], "nats")
+    keep("collapse.unaligned_05", half[UNALIGNED], "nats")
+    keep("collapse.variance_05", half["variance along one direction"],
+         "of the codes' variance, along one direction")
+    keep("collapse.axes_05", half["axes it spreads"], "axes that this direction spreads over")
+    keep("collapse.critical", betas.critical_beta(recipe, scale(lab, "cifar").spectrum))
+    return Table(list(rows.values()), dict.fromkeys(("KL", "KL, linear", UNALIGNED), ".3f") | {
+        SHARE: ".1f", "variance along one direction": ".0%", "axes it spreads": ".0f"})
 
 
-@trained
+@betas.trained
 @needs(*NEEDED)
 def figure(lab: Lab) -> Figure:
     """Left, KL against β around the critical one; right, the KL of every dimension of faces."""
@@ -87,39 +64,39 @@ def figure(lab: Lab) -> Figure:
     plot_collapse(left, scale(lab, "cifar").spectrum,
                   {"random start": [collapsed(lab, key) for key in RANDOM],
                    "aligned start": [collapsed(lab, key) for key in ALIGNED]})
-    known = axes(lab)[0]
-    for key, style in zip(EQUAL, ("celeba128", "b4", "b10"), strict=True):
-        run = runs(lab)[key]
-        best = linear_optimum(known, run.recipe.sigma2, run.recipe.latent)
-        plot_ranks(right, nats_by_dimension(lab, key), -0.5 * best.variances.log(),
-                   name_of(lab, key), style_of(style))
-    right.set(title="Faces at 128×128, by dimension", xlabel="dimension, by rank",
-              ylabel="KL, nats", yscale="log")
-    right.plot([], [], ":", color=GREY, label="linear, ½ ln(λ/σ²)")
-    right.legend(fontsize=8)
+    plot_ranks(lab, right)
     return lab.figure(drawn, "collapse", "Left, KL of CIFAR-10's codes falls to 0 as β nears the "
                       "critical one, with the lines of a linear model and of one direction that "
                       "spreads over all axes; right, the KL of each dimension of faces by rank for "
                       "β = 1, 4 and 10, which falls below the linear model's where little is spent")
 
 
-def plot_collapse(panel, known: Spectrum, groups: dict[str, list[Collapsed]]):
+def plot_collapse(panel, known: Spectrum, groups: dict[str, list[dict]]):
     """Total KL against β over the critical one: points by start over the two closed forms."""
     shares = torch.linspace(0.4, 2.1, 171).double()
     rates = [linear_optimum(known, float(known.eigenvalues[0] * share)).rate for share in shares]
     panel.plot(shares, rates, color=GREY, label="linear optimum: aligned")
     panel.plot(shares, unaligned_kl(1 / shares), "--", color=GREY,
                label="one direction, spread over all axes")
-    for (label, points), marker in zip(groups.items(), ("o", "^"), strict=True):
-        panel.plot([point.share for point in points], [point.kl for point in points], marker,
+    for (label, rows), marker in zip(groups.items(), ("o", "^"), strict=True):
+        panel.plot([row[SHARE] for row in rows], [row["KL"] for row in rows], marker,
                    color="#D55E00" if marker == "o" else "#0072B2", label=label)
     panel.set(title="CIFAR-10: what is spent around the critical β", ylabel="KL, nats per image",
               xlabel="β over the critical one")
     panel.legend(fontsize=8)
 
 
-def plot_ranks(panel, nats: Tensor, linear: Tensor, label: str, style: dict):
-    """The KL of every dimension by rank; dotted the linear model's."""
-    panel.plot(range(1, len(nats) + 1), nats.sort(descending=True).values, color=style["color"],
-               ls=style["ls"], label=label)
-    panel.plot(range(1, len(linear) + 1), linear, ":", color=style["color"], lw=1)
+def plot_ranks(lab: Lab, panel):
+    """The KL of every dimension of faces by rank; dotted the linear model's."""
+    known = betas.axes(lab)[0]
+    for key, style in zip(betas.EQUAL, map(style_of, ("celeba128", "b4", "b10")), strict=True):
+        run, nats = betas.runs(lab)[key], betas.nats_by_dimension(lab, key)
+        best = linear_optimum(known, run.recipe.sigma2, run.recipe.latent)
+        panel.plot(range(1, len(nats) + 1), nats.sort(descending=True).values, color=style["color"],
+                   ls=style["ls"], label=betas.name_of(lab, key))
+        panel.plot(range(1, best.active + 1), -0.5 * best.variances.log(), ":",
+                   color=style["color"], lw=1)
+    panel.plot([], [], ":", color=GREY, label="linear, ½ ln(λ/σ²)")
+    panel.set(title="Faces at 128×128, by dimension", xlabel="dimension, by rank",
+              ylabel="KL, nats", yscale="log")
+    panel.legend(fontsize=8)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean, stdev
 
 from torch import Tensor
 
-from lab.chapters.scale import pca_gain, pca_terms, scale
+from lab.chapters.cifar import Estimate, distances, over_seeds
+from lab.chapters.scale import scale, untrained
 from lab.density import aggregate_posterior, kl_gaussian_to_standard
 from lab.latent import attribute_correlation, auc_parts, varied
 from lab.linear import Spectrum, entropy_floor, linear_optimum, mean_and_error
 from lab.notebook import Lab, needs, once
-from lab.samples import blur_shown, features, nearest
-from lab.show import Figure, Table, labelled_rows, number
+from lab.runs import Run
+from lab.samples import features, nearest
+from lab.show import Figure, Table, finite, labelled_rows, number
 from lab.training import decode_set, draw_images, draw_prior, reconstruct
 from vae_helpers import as_pixels, count_parameters, kl_divergence
 
@@ -27,36 +28,28 @@ CLAIMED_LOSS = 6290.0       # of the earlier submission, which does not say how 
 
 def losses(lab: Lab) -> Table:
     """The mean image, PCA and the face model on the scale from floor to mean image."""
-    run, known, seed = lab.run("celeba64"), scale(lab, "celeba64"), lab.settings.seed
-    test, top, gain = lab.faces.test.images, known.test_mean_image, pca_gain(lab, "celeba64")
-    rows = [loss_row("mean image", {"test_loss": top, "test_kl": 0.0}, known),
-            loss_row("PCA", pca_terms(run.recipe, known, test, seed), known),
-            loss_row("PCA with one gain", pca_terms(run.recipe, known, test, seed, gain), known),
-            loss_row("celeba64", run.chosen, known)]
-    for key, row in zip(("faces_pca", "faces_pca_gain", "celeba64"), rows[1:], strict=True):
-        lab.found.keep(f"{key}.way", row["share of the way"], note="test")
-    lab.found.keep("celeba64.loss", run.chosen["loss"], "nats", run, "training")
-    lab.found.keep("celeba64.kl", run.chosen["kl"], "nats", run, "training")
-    lab.found.keep("celeba64.training_above_floor", run.chosen["loss"] - known.floor, "nats", run)
-    lab.found.keep("celeba64.parameters", count_parameters(run.model), run=run)
-    return Table(rows, {"test loss": ",.1f", "above the floor": ".1f", "KL": ".1f",
-                        "share of the way": ".0%"})
-
-
-def loss_row(name: str, terms: dict, known) -> dict:
-    """Where test terms lie on a scale."""
-    return {"model": name, "test loss": terms["test_loss"],
-            "above the floor": terms["test_loss"] - known.test_floor, "KL": terms["test_kl"],
-            "share of the way": known.way(terms["test_loss"])}
+    run, known, keep = lab.run("celeba64"), scale(lab, "celeba64"), lab.found.keep
+    every = untrained(lab, "celeba64") | {"celeba64": run.chosen}
+    way = {name: known.way(terms["test_loss"]) for name, terms in every.items()}
+    keep("faces_pca.way", way["PCA"])
+    keep("celeba64.way", way["celeba64"])
+    keep("celeba64.loss", run.chosen["loss"], "nats", run)
+    keep("celeba64.kl", run.chosen["kl"], "nats", run)
+    keep("celeba64.training_above_floor", run.chosen["loss"] - known.floor, "nats", run)
+    keep("celeba64.parameters", count_parameters(run.model), run=run)
+    return Table([{"model": name, "test loss": terms["test_loss"],
+                   "above the floor": terms["test_loss"] - known.test_floor,
+                   "KL": terms["test_kl"], "share of the way": way[name]}
+                  for name, terms in every.items()],
+                 {"test loss": ",.1f", "above the floor": ".1f", "KL": ".1f",
+                  "share of the way": ".0%"})
 
 
 def keep_crop(lab: Lab) -> None:
     """Keeps what cropping changes before any model: the floor of the training faces."""
     whole = entropy_floor(lab.splits("celeba64", crop=False).train.images)
-    lab.found.keep("faces.crop_costs", scale(lab, "celeba64").floor - whole, "nats",
-                   note="floor of cropped faces less that of whole photographs, training")
-    lab.found.keep("faces.claimed_above_whole", CLAIMED_LOSS - whole, "nats",
-                   note=f"of a training loss of {CLAIMED_LOSS:g}")
+    lab.found.keep("faces.crop_costs", scale(lab, "celeba64").floor - whole, "nats")
+    lab.found.keep("faces.claimed_above_whole", CLAIMED_LOSS - whole, "nats")
 
 
 # ---- by distance from the centre
@@ -97,20 +90,18 @@ def in_numbers(lab: Lab, s: float | None = None) -> str:
 def keep_scales(lab: Lab) -> None:
     """Keeps what text and claims quote of samples by s, and of real faces."""
     keep, run = lab.found.keep, lab.run("celeba64")
-    for key, s in {"s025": 0.25, "s15": 1.5, "real": None}.items():
-        keep(f"faces.spread.{key}", spread(lab, s), run=run, note="over that at s = 1")
-    for key, s in {"s3": 3.0, "real": None}.items():
-        keep(f"faces.saturated.{key}", measured(lab, s)["saturated"], run=run)
-    keep("faces.best_scale", min(SCALES, key=lambda s: measured(lab, s)["distance"]), run=run,
-         note="of least FD")
+    keep("faces.spread.s025", spread(lab, 0.25), run=run)
+    keep("faces.spread.real", spread(lab, None), run=run)
+    keep("faces.saturated.s3", measured(lab, 3.0)["saturated"], run=run)
+    keep("faces.saturated.real", measured(lab, None)["saturated"], run=run)
+    keep("faces.best_scale", min(SCALES, key=lambda s: measured(lab, s)["distance"]), run=run)
 
 
 # ---- dimensions and attributes
 
 
 def keep_correlation(lab: Lab) -> None:
-    """Keeps the largest correlation of an attribute with one of the five dimensions of highest
-    KL."""
+    """Keeps the largest correlation of an attribute with one of five dimensions of highest KL."""
     run = lab.run("celeba64")
     mu, logvar = lab.codes(run)
     dims = kl_divergence(mu, logvar).mean(0).argsort(descending=True)[:5]
@@ -149,23 +140,18 @@ def readings(lab: Lab) -> Table:
 
 
 def densities(lab: Lab) -> Table:
-    """Faces from several densities, between real faces and their mean, as the judge sees them:
-    Fréchet distance, and the blur of real faces that comes to as much."""
-    run, judge = lab.run("celeba64"), lab.face_judge
+    """Faces from several densities, between real faces and their mean, as the judge sees them."""
+    run, judge, test = lab.run("celeba64"), lab.face_judge, lab.faces.test.images
     posterior = aggregate_posterior(*lab.codes(run, "train"))
-    drawn = draw_images(run.model, len(lab.faces.test), lab.settings.seed, posterior)
-    rebuilt = reconstruct(run.model, lab.faces.test.images)
-    found = {"half of the test faces": measured(lab, None),
-             "reconstructions of the test faces": judge.measure(rebuilt),
-             "the aggregated posterior, as a Gaussian": judge.measure(drawn),
-             "N(0, I), draws times 1.5": measured(lab, 1.5), "N(0, I)": measured(lab, 1.0),
-             "the mean image": judge.ends["mean"]}
+    drawn = judge.measure(draw_images(run.model, len(test), lab.settings.seed, posterior))
     lab.found.keep("faces.aggregate_kl", kl_gaussian_to_standard(*posterior), "nats", run)
-    lab.found.keep("faces.fd.aggregate",
-                   found["the aggregated posterior, as a Gaussian"]["distance"], run=run)
-    return Table([{"faces from": name, judge.name: each["distance"],
-                   "equivalent blur, pixels": blur_shown(each)} for name, each in found.items()],
-                 {judge.name: ".3g", "equivalent blur, pixels": ".1f"})
+    lab.found.keep("faces.fd.aggregate", drawn["distance"], run=run)
+    return distances(judge, "faces from", {
+        "half of the test faces": measured(lab, None),
+        "reconstructions of the test faces": judge.measure(reconstruct(run.model, test)),
+        "the aggregated posterior, as a Gaussian": drawn,
+        "N(0, I), draws times 1.5": measured(lab, 1.5), "N(0, I)": measured(lab, 1.0),
+        "the mean image": judge.ends["mean"]})
 
 
 def neighbours(lab: Lab) -> Figure:
@@ -184,23 +170,19 @@ def neighbours(lab: Lab) -> Figure:
 def memory(lab: Lab, n: int = 200) -> Table:
     """Mean distances to the nearest training face, with what a remembered one would score."""
     run, known, net = lab.run("celeba64"), lab.faces.train.images, lab.face_judge.net
-    test = lab.faces.test.images[:n]
+    test, described, rows = lab.faces.test.images[:n], features(net, known), []
     groups = {"samples": draw_images(run.model, n, lab.settings.seed),
               "test faces, reconstructed": reconstruct(run.model, test), "test faces": test,
               "training faces, reconstructed: what memory would score":
               reconstruct(run.model, known[:n])}
-    rows, described = {}, features(net, known)
     for name, images in groups.items():
         pixels, error = mean_and_error(nearest(images, known).distance)
         seen, error_seen = mean_and_error(nearest(features(net, images), described).distance)
-        rows[name] = {"from": name, "in pixels": pixels, "±, pixels": error, "in features": seen,
-                      "±, features": error_seen}
-    samples, reconstructed, _, control = (row["in pixels"] for row in rows.values())
-    for key, value in {"samples": samples, "reconstructed": reconstructed,
-                       "control": control}.items():
-        lab.found.keep(f"memory.{key}_pixels", value, run=run, note="to the nearest training face")
-    return Table(list(rows.values()), dict.fromkeys(("in pixels", "±, pixels", "in features",
-                                                     "±, features"), ".2f"))
+        rows.append({"from": name, "in pixels": pixels, "±, pixels": error, "in features": seen,
+                     "±, features": error_seen})
+    for key, i in {"samples": 0, "reconstructed": 1, "control": 3}.items():
+        lab.found.keep(f"memory.{key}_pixels", rows[i]["in pixels"], run=run)
+    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"))
 
 
 # ---- latent size
@@ -212,26 +194,24 @@ def cost_of_fewer(known: Spectrum, sigma2: float, few: int, many: int) -> float:
     return linear_optimum(known, sigma2, few).loss(a) - linear_optimum(known, sigma2, many).loss(a)
 
 
-def standard_error(values: list[float]) -> float | None:
-    """Of the mean of some trainings, from their standard deviation; one training has none."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+def mean_loss(runs: list[Run]) -> Estimate:
+    """The mean test loss of some seeds and its standard error."""
+    mean, sd = over_seeds([run.chosen["test_loss"] for run in runs])
+    return Estimate(mean, sd / math.sqrt(len(runs)))
 
 
 @needs("celeba64-d128")
 def latent_size(lab: Lab) -> Table:
     """Test loss with 256 and with 128 latent dimensions, means over seeds with standard errors, and
     what 128 cost, beside what they cost a linear model. Predicted: less than 4 nats either way."""
-    names, recipe = ("celeba64", "celeba64-d128"), lab.run("celeba64").recipe
-    many, few = ([run.chosen["test_loss"] for run in lab.seeds(name)] for name in names)
-    errors = standard_error(many), standard_error(few)
-    costs, error = fmean(few) - fmean(many), None if None in errors else math.hypot(*errors)
+    many, few = lab.seeds("celeba64"), lab.seeds("celeba64-d128")
+    recipe, costs = many[0].recipe, mean_loss(few).less(mean_loss(many))
     linear = cost_of_fewer(scale(lab, "celeba64").spectrum, recipe.sigma2, 128, recipe.latent)
-    lab.found.keep("faces.d128_costs", costs, "nats", note="test loss, means over seeds")
-    lab.found.keep("faces.d128_error", error, "nats", note=f"{len(many)} and {len(few)} seeds")
-    lab.found.keep("faces.cost_of_128", linear, "nats", note="of a linear model")
-    heads = "latent dimensions", "seeds", "test loss", "± over seeds"
-    rows = [(str(recipe.latent), len(many), fmean(many), errors[0]),
-            ("128", len(few), fmean(few), errors[1]),
-            ("128 less 256", None, costs, error), ("the same, linear model", None, linear, None)]
-    return Table([dict(zip(heads, row, strict=True)) for row in rows],
+    lab.found.keep("faces.d128_costs", costs.value, "nats")
+    lab.found.keep("faces.d128_error", costs.error, "nats")
+    lab.found.keep("faces.cost_of_128", linear, "nats")
+    rows = [("256", len(many), *mean_loss(many)), ("128", len(few), *mean_loss(few)),
+            ("128 less 256", None, *costs), ("the same, linear model", None, linear, None)]
+    return Table([{"latent dimensions": name, "seeds": n, "test loss": loss,
+                   "± over seeds": finite(error)} for name, n, loss, error in rows],
                  {"test loss": ",.1f", "± over seeds": ".1f"})

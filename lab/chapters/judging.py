@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from torch import Tensor
 
 from lab import samples
-from lab.chapters import cifar, theory
+from lab.chapters import cifar
 from lab.notebook import Lab
 from lab.samples import GRID, LADDER, RULES, Judge, power_spectrum
 from lab.show import Figure, Table
@@ -16,15 +18,15 @@ LEAD = "VAE less β = 0"     # above 0: that noise is nearer to real images than
 MEASURES = {"distance": "Fréchet distance", "kid": "KID", "recall": "recall",
             "coverage": "coverage", "precision": "precision", "density": "density",
             "sharpness": "sharpness"}
-NOISE = {"autoencoder": "autoencoder, N(0, I)", "β = 0": "β = 0, N(0, I)"}   # in the theory's words
+NOISE = {"autoencoder": "small-ae", "β = 0": "small-beta0"}     # to the eye, and who makes it
+MODELS = {name: name for name in cifar.THREE} | NOISE
 STYLES = {"autoencoder": {"color": "#E69F00", "ls": "-.", "marker": "v", "ms": 4},
           "β = 0": {"color": "#56B4E9", "ls": "-", "marker": "P", "ms": 4}}
 
 
 def measured(lab: Lab) -> dict[str, dict]:
     """What the judge measures of the samples of five models, two of which are noise to the eye."""
-    noise = theory.measured(lab)
-    return cifar.measured(lab) | {name: noise[said] for name, said in NOISE.items()}
+    return {label: cifar.measured(lab, name) for label, name in MODELS.items()}
 
 
 # ---- the ladder
@@ -41,17 +43,15 @@ def ladder(lab: Lab) -> Table:
 
 
 def rules(lab: Lab) -> Table:
-    """Which measure passes which rule, on CIFAR-10 and on faces."""
-    images, faces = rules_of(lab.judge), rules_of(lab.face_judge)
-    return Table([{"measure": MEASURES[what]}
-                  | {rule: in_words(images[what][rule], faces[what][rule]) for rule in RULES}
-                  for what in MEASURES])
-
-
-def rules_of(judge: Judge) -> dict[str, dict[str, bool | None]]:
-    """Which rules every measure of a judge passes on its ladder; None where it cannot be said."""
-    return {what: samples.verdicts({name: judge.ladder[name][what] for name in LADDER},
-                                   samples.FARTHER[what]) for what in MEASURES}
+    """Which measure passes which rule, on CIFAR-10 and on faces; none where it cannot be said."""
+    rows = []
+    for what, head in MEASURES.items():
+        images, faces = (
+            samples.verdicts({name: judge.ladder[name][what] for name in LADDER},
+                             samples.FARTHER[what]) for judge in (lab.judge, lab.face_judge))
+        rows.append({"measure": head}
+                    | {rule: in_words(images[rule], faces[rule]) for rule in RULES})
+    return Table(rows)
 
 
 def in_words(images: bool | None, faces: bool | None) -> str | None:
@@ -69,24 +69,21 @@ def in_words(images: bool | None, faces: bool | None) -> str | None:
 def judges(lab: Lab) -> Table:
     """Fréchet distances on the features of classifiers of three seeds, and of one that was never
     trained, as shares of the distance of the mean image."""
-    seeds = (0,) if lab.settings.shortened else (0, 1, 2)
+    seeds, keep = (0,) if lab.settings.shortened else (0, 1, 2), lab.found.keep
     rows = [judge_row(lab, f"trained, seed {seed}", lab.judge_of("FD-CIFAR", seed))
             for seed in seeds]
     last = judge_row(lab, "not trained", lab.judge_of("FD-CIFAR", trained=False))
-    lab.found.keep("judges.accuracy", sum(row["accuracy"] for row in rows) / len(rows),
-                   "of test images", note=f"mean of {len(rows)}")
-    lab.found.keep("judges.lead", min(row[LEAD] for row in rows), "of the mean image's distance",
-                   note=f"the least of {len(rows)}")
-    lab.found.keep("judges.lead_untrained", last[LEAD], "of the mean image's distance")
+    keep("judges.accuracy", fmean(row["accuracy"] for row in rows), "of test images")
+    keep("judges.lead", min(row[LEAD] for row in rows), "of the mean image's distance")
+    keep("judges.lead_untrained", last[LEAD], "of the mean image's distance")
     return Table([*rows, last], dict.fromkeys(last, ".1%"))
 
 
 def judge_row(lab: Lab, name: str, judge: Judge) -> dict:
     """A judge's accuracy, and how far half of the test images and samples are from the others."""
     mean = judge.distance(judge.mean.repeat(2, 1, 1, 1))        # two have a covariance, 0
-    drawn = {"conv": cifar.samples(lab)["conv"], "VAE": theory.samples(lab)["VAE, N(0, I)"]}
-    drawn |= {model: theory.samples(lab)[said] for model, said in NOISE.items()}
-    shares = {model: judge.distance(images) / mean for model, images in drawn.items()}
+    shares = {label: judge.distance(cifar.samples(lab, name)) / mean
+              for label, name in ({"conv": "conv", "VAE": "small"} | NOISE).items()}
     return {"judge": name, "accuracy": judge.accuracy, "real images": judge.floor / mean, **shares,
             LEAD: shares["VAE"] - shares["β = 0"]}
 
@@ -103,15 +100,13 @@ def spectrum(lab: Lab) -> Figure:
     """The curve that gives a KID its equivalent blur, and how the power of samples falls off."""
     real = lab.judge.some[:SHOWN]
     sets = {"real": real, **{f"real, blur {width}": samples.blur(real, width) for width in (1, 2)}}
-    sets |= {name: images[:SHOWN] for name, images in cifar.samples(lab).items()}
-    sets |= {name: theory.samples(lab)[said][:SHOWN] for name, said in NOISE.items()}
+    sets |= {label: cifar.samples(lab, name)[:SHOWN] for label, name in MODELS.items()}
     spectra = {name: power_spectrum(images) for name, images in sets.items()}
     middle = {name: power[len(power) // 2 - 1] for name, (_, power) in spectra.items()}
-    note = "at half the top frequency"
     lab.found.keep("spectrum.conv", middle["conv"] / middle["real"], "of real power",
-                   lab.run("conv"), note)
+                   lab.run("conv"))
     lab.found.keep("spectrum.beta0", middle["β = 0"] / middle["real"], "of real power",
-                   lab.run("small-beta0"), note)
+                   lab.run("small-beta0"))
     figure, (left, right) = new_figure(2, width=9.5, height=3.4)
     plot_blurs(left, lab.judge, measured(lab))
     plot_power(right, spectra)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from lab.show import Findings
 
-CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
+VERDICTS = CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "undecided"
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,6 @@ def ends_at(claimed: float, other: float) -> Callable[[float, float], str]:
     network's; contradicted only if it is farther off by two standard deviations over seeds."""
     near = abs(claimed - other) / 10
     return lambda loss, sd: between(abs(loss - claimed), near, near + 2 * sd)
-
-
-def apart_by_seeds(one: float, other: float, again: float) -> str:
-    """Whether a training has more than another, `again` being another seed of the other: the error
-    of a difference of two trainings is what two seeds differ."""
-    return clear(one - other, abs(other - again))
 
 
 def slightly_below(share: float, again: float) -> str:
@@ -237,7 +231,7 @@ CLAIMS = (
     Claim(BETA, "higher β degrades reconstruction",
           ("betas.sse_10", "betas.sse_1", "betas.sse_1_seed1"),
           "after equal epochs β = 10 has the larger squared error, by 2 errors over seeds",
-          apart_by_seeds),
+          lambda ten, one, again: clear(ten - one, abs(one - again))),
     Claim(BETA, "higher β gives smoother, more regular transitions",
           ("betas.detour_1", "betas.detour_10", "betas.detour_1_seed1", "betas.detour_error_1",
            "betas.detour_error_10"),

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.chapters.scale import pca_terms, scale
+from lab.chapters.scale import scale, untrained
 from lab.notebook import Lab, needs
-from lab.recipes import RECIPES
 from lab.show import Figure, labelled_rows
 from lab.training import decode_set, draw_images, encode_set, lerp
 from vae_helpers import GREY, as_pixels, new_figure, style_of
@@ -21,9 +20,10 @@ LOSSES = {"conv: convolutional": "conv", "fc: fully connected": "fc",
 
 def strip(lab: Lab) -> Figure:
     """Test images, samples of every model, and a way between two faces."""
-    drawn = labelled_rows({label: at_size(images, 64) for label, images in rows(lab).items()},
-                          "Real images, samples that no one chose, and a way between two faces",
-                          zoom=1, label=145)
+    drawn = labelled_rows(
+        {label: F.interpolate(as_pixels(images), (64, 64), mode="bilinear", antialias=True)
+         for label, images in rows(lab).items()},
+        "Real images, samples that no one chose, and a way between two faces", zoom=1, label=145)
     return lab.figure(drawn, "strip", "Rows of twelve: photographs of CIFAR-10; samples of conv, "
                       "fc and improved, patches of colour without things; sampled faces, soft but "
                       "faces; a face that turns into another, the photographs at both ends",
@@ -41,20 +41,14 @@ def rows(lab: Lab, columns: int = 12) -> dict[str, Tensor]:
             "from one real face\nto another": torch.cat([first, way, last])}
 
 
-def at_size(images: Tensor, side: int) -> Tensor:
-    """Images in [0, 1], drawn at this size."""
-    return F.interpolate(as_pixels(images), (side, side), mode="bilinear", antialias=True)
-
-
 @needs("fc-pca")
 def bars(lab: Lab) -> Figure:
     """Test losses above the floor, of models and of what needs no training."""
-    known = scale(lab, "cifar")
-    pca = pca_terms(RECIPES["fc"], known, lab.cifar.test.images, lab.settings.seed)
-    losses = {"the mean image, no model": known.test_mean_image,
-              "PCA, no training": pca["test_loss"]}
-    losses |= {label: lab.run(name).chosen["test_loss"] for label, name in LOSSES.items()}
-    above = {label: loss - known.test_floor for label, loss in losses.items()}
+    known = untrained(lab, "cifar")
+    terms = {"the mean image, no model": known["mean image"], "PCA, no training": known["PCA"]}
+    terms |= {label: lab.run(name).chosen for label, name in LOSSES.items()}
+    floor = scale(lab, "cifar").test_floor
+    above = {label: each["test_loss"] - floor for label, each in terms.items()}
     return lab.figure(plot_losses(above), "losses", "Bars of test losses above the floor, from "
                       "the mean image, far above all others, down to the best model")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from statistics import fmean, stdev
-
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from lab.chapters.cifar import over_seeds
 from lab.chapters.faces import SHOWN
 from lab.chapters.scale import scale
 from lab.latent import Probe, edit_steps, effect, fit_probes, mean_auc, read, varied
@@ -23,49 +22,40 @@ FEW = 3_000             # training faces that the models of 128×128 are compare
 EDITED = 200            # test faces that are edited
 PASSES = 0.25           # an edit passes where nothing else moves by this share of what it edits
 REAL = "real faces, with it less without"
+AGAINST = {"the code μ": "PCA scores of the pixels", "both together": "PCA scores of the pixels",
+           "draws of the code": "draws of a linear VAE"}       # what kinds are compared with
 Parts = dict[str, Tensor]       # each test face's part (N,) in the AUC of every attribute
 
 
 # ---- codes of training and test faces
 
 
-def codes(lab: Lab) -> tuple[Tensor, Tensor]:
+def codes(lab: Lab) -> list[Tensor]:
     """mu of the face model."""
-    run = lab.run("celeba64")
-    return lab.codes(run, "train")[0], lab.codes(run)[0]
+    return [lab.codes(lab.run("celeba64"), part)[0] for part in ("train", "test")]
 
 
 @once
-def scores(lab: Lab) -> tuple[Tensor, Tensor]:
-    """As many PCA scores of the pixels as the face model has dimensions."""
-    known, latent = scale(lab, "celeba64").spectrum, lab.run("celeba64").recipe.latent
-    return tuple(pca_scores(known, each.images, latent)
-                 for each in (lab.faces.train, lab.faces.test))
-
-
-def both(lab: Lab) -> tuple[Tensor, Tensor]:
-    """The code and the PCA scores beside each other."""
-    return tuple(torch.cat(pair, 1) for pair in zip(codes(lab), scores(lab), strict=True))
-
-
-def drawn(lab: Lab, name: str, posteriors: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """A draw from every posterior of training and of test faces."""
-    return tuple(draw_codes(*each, generator("cpu", lab.settings.seed, "probes", f"{name}, {i}"))
-                 for i, each in enumerate(posteriors))
-
-
-def draws(lab: Lab) -> tuple[Tensor, Tensor]:
-    """Draws from the face model's posteriors."""
-    run = lab.run("celeba64")
-    return drawn(lab, "draws", [lab.codes(run, part) for part in ("train", "test")])
-
-
-def linear_draws(lab: Lab) -> tuple[Tensor, Tensor]:
-    """Draws from the posteriors of a linear VAE that spends as many nats."""
-    known = scale(lab, "celeba64").spectrum
-    run = lab.run("celeba64")
+def kinds(lab: Lab) -> dict[str, list[Tensor]]:
+    """Codes of training and of test faces: as many PCA scores of the pixels as the face model has
+    dimensions, its mu, both, and draws from the posteriors of a linear VAE that spends as many
+    nats, and from its own."""
+    run, known = lab.run("celeba64"), scale(lab, "celeba64").spectrum
+    scores = [pca_scores(known, each.images, run.recipe.latent)
+              for each in (lab.faces.train, lab.faces.test)]
     sigma2 = sigma2_at(known, nats(lab, run), run.recipe.latent)
-    return drawn(lab, "linear", [linear_posteriors(known, each, sigma2) for each in scores(lab)])
+    linear = [linear_posteriors(known, each, sigma2) for each in scores]
+    own = [lab.codes(run, part) for part in ("train", "test")]
+    return {"PCA scores of the pixels": scores, "the code μ": codes(lab),
+            "both together": [torch.cat(pair, 1) for pair in zip(codes(lab), scores, strict=True)],
+            "draws of a linear VAE": drawn(lab, "linear", linear),
+            "draws of the code": drawn(lab, "draws", own)}
+
+
+def drawn(lab: Lab, name: str, posteriors: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """A draw from every posterior of training and of test faces."""
+    return [draw_codes(*each, generator("cpu", lab.settings.seed, "probes", f"{name}, {i}"))
+            for i, each in enumerate(posteriors)]
 
 
 def nats(lab: Lab, run: Run) -> float:
@@ -90,11 +80,6 @@ def linear_posteriors(known: Spectrum, scores: Tensor, sigma2: float) -> tuple[T
 
 # ---- what is read from them
 
-KINDS = {"PCA scores of the pixels": scores, "the code μ": codes, "both together": both,
-         "draws of a linear VAE": linear_draws, "draws of the code": draws}
-AGAINST = {"the code μ": "PCA scores of the pixels", "both together": "PCA scores of the pixels",
-           "draws of the code": "draws of a linear VAE"}
-
 
 def reading(lab: Lab, train: Tensor, test: Tensor) -> Parts:
     """What probes that are fitted on codes of the first training faces read of test faces."""
@@ -106,23 +91,20 @@ def reading(lab: Lab, train: Tensor, test: Tensor) -> Parts:
 @once
 def reading_of(lab: Lab, kind: str) -> Parts:
     """What is read from codes of one kind."""
-    return reading(lab, *KINDS[kind](lab))
+    return reading(lab, *kinds(lab)[kind])
 
 
 def summary(lab: Lab) -> Table:
     """The mean AUC over attributes that is read from each kind of code, and how much it is above
     another kind's, with its error over test faces. Both kinds of draws are of as many nats."""
-    means, rows = {kind: mean_auc(reading_of(lab, kind)) for kind in KINDS}, []
+    means, rows = {kind: mean_auc(reading_of(lab, kind)) for kind in kinds(lab)}, []
     for kind, parts in means.items():
-        row = {"read from": kind, "AUC, mean": parts.mean().item(), "compared with": "",
-               "difference": None, "±": None}
-        if kind in AGAINST:
-            difference, error = mean_and_error(parts - means[AGAINST[kind]])
-            row |= {"compared with": AGAINST[kind], "difference": difference, "±": error}
-        rows.append(row)
-    for key, kind in {"pca_auc_mean": "PCA scores of the pixels", "auc_mean": "the code μ",
-                      "both_auc_mean": "both together"}.items():
-        lab.found.keep(f"probes.{key}", means[kind].mean(), note="mean over attributes")
+        other = AGAINST.get(kind)
+        difference, error = mean_and_error(parts - means[other]) if other else (None, None)
+        rows.append({"read from": kind, "AUC, mean": parts.mean().item(),
+                     "compared with": other or "", "difference": difference, "±": error})
+    for key, row in zip(("pca_auc_mean", "auc_mean", "both_auc_mean"), rows, strict=False):
+        lab.found.keep(f"probes.{key}", row["AUC, mean"])
     return Table(rows, {"AUC, mean": ".3f", "difference": "+.3f", "±": ".3f"})
 
 
@@ -137,9 +119,10 @@ def attributes(lab: Lab) -> Table:
                      "AUC, code": parts.mean().item(), "AUC, PCA": pca[name].mean().item(),
                      "difference": difference, "±": error})
     rows.sort(key=lambda row: row["difference"], reverse=True)
-    for key, sign in {"better": 1, "worse": -1}.items():
-        clear = [row for row in rows if sign * row["difference"] > 2 * row["±"]]
-        lab.found.keep(f"probes.{key}", len(clear), "attributes", note="from the code, by 2 errors")
+    better, worse = (sum(sign * row["difference"] > 2 * row["±"] for row in rows)
+                     for sign in (1, -1))
+    lab.found.keep("probes.better", better, "attributes")
+    lab.found.keep("probes.worse", worse, "attributes")
     return Table(rows, {"have it": ".0%", "difference": "+.3f"}
                  | dict.fromkeys(("AUC, code", "AUC, PCA", "±"), ".3f"))
 
@@ -148,18 +131,16 @@ def attributes(lab: Lab) -> Table:
 def by_beta(lab: Lab) -> Table:
     """What is read from codes of the models of 128×128, with errors over test faces. The finding
     compares β = 4 with the mean of β = 1, and its error is that of the seeds of β = 1."""
-    runs, rows = lab.seeds("celeba128", epochs=5), []
-    ones = len(runs)
-    for run in (*runs, lab.run("celeba128-b4"), lab.run("celeba128-b10")):
+    ones, rows = lab.seeds("celeba128", epochs=5), []
+    for run in (*ones, lab.run("celeba128-b4"), lab.run("celeba128-b10")):
         few, _ = encode_set(run.model, lab.splits(run.recipe).train.images[:FEW])
         mean, error = mean_and_error(mean_auc(reading(lab, few, lab.codes(run)[0])))
         rows.append({"β": run.recipe.beta, "seed": run.identity["seed"], "nats": nats(lab, run),
                      "AUC, mean": mean, "±": error})
-    first, four = [row["AUC, mean"] for row in rows[:ones]], rows[ones]["AUC, mean"]
-    lab.found.keep("probes.b4_less_b1", four - fmean(first), note="mean AUC")
-    if ones > 1:
-        lab.found.keep("probes.b4_less_b1_error", stdev(first) * (1 + 1 / ones) ** 0.5,
-                       note=f"of one training less {ones}, from the deviation of these")
+    *first, four, _ = [row["AUC, mean"] for row in rows]
+    mean, sd = over_seeds(first)
+    lab.found.keep("probes.b4_less_b1", four - mean)
+    lab.found.keep("probes.b4_less_b1_error", sd * (1 + 1 / len(ones)) ** 0.5)
     return Table(rows, {"β": "g", "nats": ".0f", "AUC, mean": ".3f", "±": ".3f"})
 
 
@@ -224,16 +205,16 @@ def change_row(lab: Lab, way: str, name: str) -> dict:
 def edits(lab: Lab) -> Table:
     """What each edit changes of what judges read, in standard deviations over test faces, and the
     one of all other attributes that it changes most; last, how real faces differ."""
-    keep, note = lab.found.keep, "the largest other change over the own"
-    rows = {way: [change_row(lab, way, name) for name in SHOWN if name in each]
-            for way, each in changes(lab).items()}
-    real = [row["share of own"] for row in rows[REAL]]
-    made = [row["share of own"] for way in steps(lab) for row in rows[way]]
-    keep("edits.passed", sum(share < PASSES for share in made), note=f"of {len(made)} edits")
-    for name, value in {"least": min(made), "most": max(made), "real_least": min(real)}.items():
-        keep(f"edits.{name}", value, note=note)
-    return Table([row for each in rows.values() for row in each], {
-        "own": "+.2f", "±, own": ".2f", "by": "+.2f", "±, else": ".2f", "share of own": ".0%"})
+    keep, rows = lab.found.keep, [change_row(lab, way, name) for way, each in changes(lab).items()
+                                  for name in SHOWN if name in each]
+    real = [row["share of own"] for row in rows if row["along"] == REAL]
+    made = [row["share of own"] for row in rows if row["along"] != REAL]
+    keep("edits.passed", sum(share < PASSES for share in made))
+    keep("edits.least", min(made))
+    keep("edits.most", max(made))
+    keep("edits.real_least", min(real))
+    return Table(rows, {"own": "+.2f", "±, own": ".2f", "by": "+.2f", "±, else": ".2f",
+                        "share of own": ".0%"})
 
 
 def edited(lab: Lab) -> Figure:

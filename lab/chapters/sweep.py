@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
+from lab.chapters.cifar import Estimate, key_of
 from lab.chapters.interpolation import STEPS, decode_paths, detour_of, doubling_exponent
-from lab.linear import linear_on, scores_of, spectrum
+from lab.linear import Scores, Spectrum, linear_on, scores_of, spectrum
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES
 from lab.runs import Run
@@ -37,7 +37,7 @@ RANKED_BY = "epochs", "held-out loss", "test loss", "unsteadiness", "KID"
 
 
 @once
-def linear_scores(lab: Lab, name: str) -> tuple:
+def linear_scores(lab: Lab, name: str) -> tuple[Spectrum, list[Scores]]:
     """The spectrum of a recipe's training images, and the scores of held-out and test images."""
     splits = lab.splits(name)
     known = spectrum(splits.train.images, top=256)
@@ -78,21 +78,17 @@ def losses(lab: Lab) -> Table:
 
 def keep_losses(lab: Lab, rows: dict[str, dict]) -> None:
     """Keeps the losses that claims and prose read."""
-    def keep(name: str, what: str, column: str) -> None:
-        key = f"sweep.{name.replace('-', '_')}.{what}"
-        lab.found.keep(key, rows[name][column], "nats", lab.run(name), column)
-
+    keep, test = lab.found.keep, {name: row["test loss"] for name, row in rows.items()}
     for name in NAMES:
-        keep(name, "loss", "held-out loss")
+        keep(f"sweep.{key_of(name)}.loss", rows[name]["held-out loss"], "nats", lab.run(name))
     for name in ("p2-conv", "p2-fc"):
-        keep(name, "above_pca", "test less linear")
+        keep(f"sweep.{key_of(name)}.above_pca", rows[name]["test less linear"], "nats",
+             lab.run(name))
     for name in UNSTOPPED.values():
-        keep(name, "rise", "rise")
-    lab.found.keep("sweep.celeba32.epochs", rows[FACES]["epochs"], "epochs", lab.run(FACES))
-    lab.found.keep("sweep.margin.stopped", rows["p1-fc"]["test loss"]
-                   - rows["p1-fc-on"]["test loss"], "nats", note="test, stopped less not stopped")
-    lab.found.keep("sweep.pca.test", linear_losses(lab, "p1-conv")[1], "nats",
-                   note="best linear VAE of the training images, SSE + KL")
+        keep(f"sweep.{key_of(name)}.rise", rows[name]["rise"], "nats", lab.run(name))
+    keep("sweep.celeba32.epochs", rows[FACES]["epochs"], "epochs", lab.run(FACES))
+    keep("sweep.margin.stopped", test["p1-fc"] - test["p1-fc-on"], "nats")
+    keep("sweep.pca.test", linear_losses(lab, "p1-conv")[1], "nats")
 
 
 # ---- curves
@@ -149,16 +145,6 @@ def draw_curve(axes, run: Run, network: str, width: float, **changed) -> None:
 # ---- rankings
 
 
-class Estimate(NamedTuple):
-    """A number and its standard error."""
-
-    value: float
-    error: float
-
-    def less(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, math.hypot(self.error, other.error))
-
-
 def unsteadiness(losses: list[float]) -> float | None:
     """The standard deviation of a loss's late steps from one epoch to the next: 0 if it falls
     evenly, however steeply; None for less than two steps."""
@@ -195,13 +181,13 @@ def estimates(lab: Lab, what: str, network: str) -> list[Estimate]:
     """In each setting the mean over seeds. Its error is that of seeds, and for KID that of drawing
     so many samples as well."""
     groups = in_settings(lab, what, network)
-    drawn = in_settings(lab, "± of KID", network)
-    own = [fmean(errors) if what == "KID" else 0.0 for errors in drawn]
-    return [Estimate(fmean(group), math.hypot(pooled_sd(groups), error) / math.sqrt(len(group)))
-            for group, error in zip(groups, own, strict=True)]
+    own = in_settings(lab, "± of KID", network) if what == "KID" else [[0.0]] * len(groups)
+    return [Estimate(fmean(group), math.hypot(pooled_sd(groups), fmean(drawn))
+                     / math.sqrt(len(group))) for group, drawn in zip(groups, own, strict=True)]
 
 
-def margins(conv: dict[str, list[Estimate]], fc: dict[str, list[Estimate]]) -> dict[str, tuple]:
+def margins(conv: dict[str, list[Estimate]],
+            fc: dict[str, list[Estimate]]) -> dict[str, tuple[str, Estimate]]:
     """What is claimed, and the margin by which it comes out, negative where something else does,
     from both networks' estimates in three settings."""
     def least(what: str) -> Estimate:
@@ -214,9 +200,7 @@ def margins(conv: dict[str, list[Estimate]], fc: dict[str, list[Estimate]]) -> d
         wide, narrow = (max(each[what]).less(min(each[what])) for each in (fc, conv))
         return wide.less(narrow)
 
-    def calmer(each: list[Estimate]) -> Estimate:
-        return each[0].less(each[1])
-
+    (p1, p2, _), (p1_fc, p2_fc, _) = conv["unsteadiness"], fc["unsteadiness"]
     return {
         "test_loss": ("conv has the lower test loss: fc less conv, the least of three settings",
                       least("test loss")),
@@ -228,9 +212,8 @@ def margins(conv: dict[str, list[Estimate]], fc: dict[str, list[Estimate]]) -> d
         "coherent": ("p2 has fc's best samples: the next KID less its own", lead(fc["KID"], 1)),
         "improved": ("p3 improves fc most: the next test loss less its own",
                      lead(fc["test loss"], 2)),
-        "unsteady_conv": ("1e-3 is unstable: unsteadiness of p1 less p2, conv",
-                          calmer(conv["unsteadiness"])),
-        "unsteady_fc": ("… the same, fc", calmer(fc["unsteadiness"]))}
+        "unsteady_conv": ("1e-3 is unstable: unsteadiness of p1 less p2, conv", p1.less(p2)),
+        "unsteady_fc": ("… the same, fc", p1_fc.less(p2_fc))}
 
 
 @needs(*TRAININGS)
@@ -238,14 +221,14 @@ def rankings(lab: Lab) -> Table:
     """By how much each claimed ranking comes out again, with its standard error."""
     conv, fc = ({what: estimates(lab, what, network) for what in RANKED_BY}
                 for network in NETWORKS)
-    rows = []
+    keep, rows = lab.found.keep, []
     for key, (claim, (margin, error)) in margins(conv, fc).items():
-        lab.found.keep(f"sweep.margin.{key}", margin, note=claim)
-        lab.found.keep(f"sweep.error.{key}", error, note="standard error of that margin")
+        keep(f"sweep.margin.{key}", margin)
+        keep(f"sweep.error.{key}", error)
         rows.append({"ranking": claim, "margin": finite(margin), "±": finite(error)})
     for network in NETWORKS:
-        sd = pooled_sd(in_settings(lab, "held-out loss", network))
-        lab.found.keep(f"sweep.sd.loss_{network}", sd, "nats", note="held-out, over seeds, pooled")
+        keep(f"sweep.sd.loss_{network}", pooled_sd(in_settings(lab, "held-out loss", network)),
+             "nats")
     return Table(rows, {"margin": "+.3g", "±": ".2g"})
 
 
@@ -254,9 +237,9 @@ def every_training(lab: Lab) -> Table:
     """What the rankings are made of, of every training, and its standard deviation over seeds."""
     rows = []
     for network in NETWORKS:
-        for run in [run for setting in SETTINGS for run in lab.seeds(f"{setting}-{network}")]:
-            name = f"{run.recipe.name}, seed {run.identity['seed']}"
-            rows.append({"training": name} | measured(lab, run))
+        runs = [run for setting in SETTINGS for run in lab.seeds(f"{setting}-{network}")]
+        rows += [{"training": f"{run.recipe.name}, seed {run.identity['seed']}"}
+                 | measured(lab, run) for run in runs]
         sd = {what: finite(pooled_sd(in_settings(lab, what, network))) for what in RANKED_BY}
         rows.append({"training": f"*standard deviation over seeds, {network}*", **sd,
                      "± of KID": None})
@@ -315,6 +298,6 @@ def random_path(lab: Lab) -> Table:
         frames = random_paths(model, PAIRS, lab.settings.seed, 2 * STEPS - 1)   # half-steps too
         detour, error = detour_of(frames[:, ::2])
         exponent = doubling_exponent(frames[:, ::2], frames)
-        lab.found.keep(f"sweep.{key}.doubling", exponent, "exponent", note="9 to 18 steps")
+        lab.found.keep(f"sweep.{key}.doubling", exponent, "exponent")
         rows.append({"network": name, "exponent": exponent, "detour": detour, "±": error})
     return Table(rows, {"exponent": ".2f", "detour": ".2f", "±": ".2f"})

@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 from torch.distributions import Normal
 
 from lab import density, latent, linear
+from lab.chapters.cifar import distances, measured
 from lab.chapters.scale import scale
 from lab.linear import mean_and_error
-from lab.notebook import Lab, once
+from lab.notebook import Lab
 from lab.runs import Run
-from lab.samples import blur_shown
 from lab.show import Figure, Table, finite, labelled_rows, number
 from lab.training import draw_codes, draw_images, encode_set, generator
 from vae_helpers import GREY, STYLES, as_pixels, kl_divergence, new_figure
@@ -49,20 +49,18 @@ def codes_of(lab: Lab, name: str) -> tuple[Run, Tensor, Tensor]:
 def mixture(lab: Lab) -> Table:
     """The KL split into what codes tell of their images and how far the mixture of all training
     images' posteriors is from the prior, and by how much new images and draws differ in it."""
-    rows = {"q1": mixture_row(lab, "β = 1", "small"),
-            "q1.sharp": mixture_row(lab, "β = 0.1", "small-sharp"),
-            "q1.beta0": mixture_row(lab, "β = 0", "small-beta0")}
-    keep, one = lab.found.keep, rows["q1"]
-    keep("q1.kl", one["KL"], "nats", lab.run("small"), "training images")
-    keep("q1.information", one["I(x; z)"], "nats", lab.run("small"))
-    keep("q1.mismatch", one["KL(q_N‖p)"], "nats", lab.run("small"))
-    keep("q1.gap", one["gap"], "nats", lab.run("small"), "test codes less draws of the prior")
-    keep("q1.sharp.gap", rows["q1.sharp"]["gap"], "nats", lab.run("small-sharp"))
-    keep("q1.beta0.kl", rows["q1.beta0"]["KL"], "nats", lab.run("small-beta0"), "training images")
-    return Table(list(rows.values()), {"KL": ",.1f", "I(x; z)": ".3f", "ln N": ".3f",
-                                       "KL(q_N‖p)": ",.1f", "at test codes": ",.1f",
-                                       "at draws of p": ",.1f", "gap": ",.1f", "±": ",.1f"},
-                 caption="The two columns *at …* are means of ln q_N(z) − ln p(z).")
+    one, sharp, none = (mixture_row(lab, "β = 1", "small"),
+                        mixture_row(lab, "β = 0.1", "small-sharp"),
+                        mixture_row(lab, "β = 0", "small-beta0"))
+    keep, run = lab.found.keep, lab.run("small")
+    keep("q1.kl", one["KL"], "nats", run)
+    keep("q1.gap", one["gap"], "nats", run)
+    keep("q1.sharp.gap", sharp["gap"], "nats", lab.run("small-sharp"))
+    keep("q1.beta0.kl", none["KL"], "nats", lab.run("small-beta0"))
+    return Table([one, sharp, none], {
+        "KL": ",.1f", "I(x; z)": ".3f", "ln N": ".3f", "KL(q_N‖p)": ",.1f",
+        "at test codes": ",.1f", "at draws of p": ",.1f", "gap": ",.1f", "±": ",.1f"},
+        caption="The two columns *at …* are means of ln q_N(z) − ln p(z).")
 
 
 def mixture_row(lab: Lab, label: str, name: str) -> dict:
@@ -94,7 +92,7 @@ def tightness(lab: Lab) -> Table:
             tight_row(lab, "`improved`", partial(latent.errors_at, run.model, images),
                       *encode_set(run.model, images), counts)]
     gain = rows[-1][f"{counts[-1]} draws"]
-    lab.found.keep("improved.tightness", gain, "nats", run, f"{counts[-1]} draws")
+    lab.found.keep("improved.tightness", gain, "nats", run)
     lab.found.keep("improved.tightness_error", rows[-1]["±"], "nats", run)
     return Table(rows, {head: ".2f" for head in rows[0] if head not in ("model", "images")})
 
@@ -171,20 +169,17 @@ def draws_needed(lab: Lab, most: int = 100, samples: int = 300) -> Table:
     images: the ratio of summed variances, beside the variance of f that it goes with."""
     run, mu, logvar = codes_of(lab, "small")
     draw, n = drawing(lab, "draws needed"), min(most, len(mu) // 10)
-    ratios, variances = [], []
+    ratios, variances = torch.empty(n), torch.empty(n, dtype=torch.float64)
     for i in range(n):
         f = latent.cost_of_codes(run.model, lab.cifar.test.images[i:i + 1])
         found = latent.pathwise_and_score_gradients(f, mu[i], logvar[i], samples, draw)
-        ratios.append(found.score_with_baseline.var(0).sum() / found.pathwise.var(0).sum())
-        variances.append(found.value.double().var())
-    freedom = -logvar[:n].double().expm1().sum(1) / 2
-    rows = [quartiles("draws with a baseline for one pathwise draw", torch.stack(ratios)),
-            quartiles("variance of f within the posterior, nats²", torch.stack(variances)),
-            quartiles("half of the degrees of freedom", freedom)]
-    lab.found.keep("q2.ratio_baseline", rows[0]["median"], "", run, f"median of {n} test images")
-    lab.found.keep("q2.ratio_low", rows[0]["lower quartile"], "", run)
-    lab.found.keep("q2.ratio_high", rows[0]["upper quartile"], "", run)
-    rank = spearmanr(torch.stack(ratios), torch.stack(variances)).statistic
+        ratios[i] = found.score_with_baseline.var(0).sum() / found.pathwise.var(0).sum()
+        variances[i] = found.value.double().var()
+    rows = [quartiles("draws with a baseline for one pathwise draw", ratios),
+            quartiles("variance of f within the posterior, nats²", variances),
+            quartiles("half of the degrees of freedom", -logvar[:n].double().expm1().sum(1) / 2)]
+    lab.found.keep("q2.ratio_baseline", rows[0]["median"], "", run)
+    rank = spearmanr(ratios, variances).statistic
     return Table(rows, dict.fromkeys(("lower quartile", "median", "upper quartile"), ".1f"),
                  caption=f"{n} test images; rank correlation of the first two rows {rank:.2f}.")
 
@@ -214,8 +209,7 @@ def robust(lab: Lab, rows: dict[str, Tensor]) -> Figure:
 
 
 def noise_losses(lab: Lab) -> Table:
-    """What noise of the codes' own scale costs the VAE and the autoencoder, in each dimension by
-    itself, and with the codes' covariance."""
+    """What noise on the codes' own scale costs, in each dimension and with their covariance."""
     rows = {"vae": noise_row(lab, "VAE", "small"),
             "ae": noise_row(lab, "autoencoder", "small-ae"),
             "shaped_vae": noise_row(lab, "VAE", "small", together=True),
@@ -248,10 +242,10 @@ def law(lab: Lab) -> Table:
     dimensions, and whether noise costs β/2 for each degree of freedom."""
     one, sharp = law_row(lab, "β = 1", "small"), law_row(lab, "β = 0.1", "small-sharp")
     keep, run = lab.found.keep, lab.run("small")
-    keep("q3.law_slope", one["slope"], "", run, f"{one['images']} test images")
+    keep("q3.law_slope", one["slope"], "", run)
     keep("q3.sharp.law_slope", sharp["slope"], "", lab.run("small-sharp"))
     keep("q3.noise", one["noise costs"], "nats", run)
-    keep("q3.noise_known", one["β/2 for each degree"], "nats", run, "predicted")
+    keep("q3.noise_known", one["β/2 for each degree"], "nats", run)
     return Table([one, sharp], {"slope": ".3f", "±": ".3f", "noise costs": ".2f", "± ": ".2f",
                                 "β/2 for each degree": ".2f"})
 
@@ -272,112 +266,86 @@ def law_row(lab: Lab, label: str, name: str) -> dict:
 # ---- Q3: a fixed code, sampled
 
 
-@once
-def samples(lab: Lab) -> dict[str, Tensor]:
-    """As many samples as there are test images, by model and density."""
-    n, seed = len(lab.cifar.test), lab.settings.seed
-    vae, plain, none = (lab.run(name) for name in ("small", "small-ae", "small-beta0"))
-    fitted = density.gaussian_fit(lab.codes(plain, "train")[0])
-    return {"VAE, N(0, I)": draw_images(vae.model, n, seed),
-            "autoencoder, N(0, I)": draw_images(plain.model, n, seed),
-            "autoencoder, fitted Gaussian": draw_images(plain.model, n, seed, fitted),
-            "β = 0, N(0, I)": draw_images(none.model, n, seed)}
-
-
-@once
-def measured(lab: Lab) -> dict[str, dict]:
-    """What the judge measures of these samples."""
-    return {name: lab.judge.measure(images) for name, images in samples(lab).items()}
-
-
 def sample_distances(lab: Lab) -> Table:
-    """A Fréchet distance of the samples on the features of a small classifier, and the blur of
-    real images of equal KID."""
-    vae, none = measured(lab)["VAE, N(0, I)"], measured(lab)["β = 0, N(0, I)"]
-    known, name = {"half of the test images": lab.judge.ends["real"]}, lab.judge.name
-    lab.found.keep("q3.fd.vae", vae["distance"], "", lab.run("small"), name)
-    lab.found.keep("q3.fd.beta0", none["distance"], "", lab.run("small-beta0"), name)
+    """Samples of three models, and of the autoencoder from a density that is fitted to its codes,
+    beside half of the test images, as the judge sees them."""
+    judge, plain = lab.judge, lab.run("small-ae")
+    fitted = density.gaussian_fit(lab.codes(plain, "train")[0])
+    drawn = draw_images(plain.model, len(lab.cifar.test), lab.settings.seed, fitted)
+    vae, none = measured(lab, "small"), measured(lab, "small-beta0")
+    lab.found.keep("q3.fd.vae", vae["distance"], "", lab.run("small"))
+    lab.found.keep("q3.fd.beta0", none["distance"], "", lab.run("small-beta0"))
     lab.found.keep("q3.blur_px.beta0", none["blur"], "pixels", lab.run("small-beta0"))
-    return Table([{"images": images, name: found["distance"],
-                   "equivalent blur, pixels": blur_shown(found)}
-                  for images, found in (known | measured(lab)).items()],
-                 {name: ".3g", "equivalent blur, pixels": ".1f"})
+    return distances(judge, "images", {
+        "half of the test images": judge.ends["real"], "VAE, N(0, I)": vae,
+        "autoencoder, N(0, I)": measured(lab, "small-ae"),
+        "autoencoder, fitted Gaussian": judge.measure(drawn), "β = 0, N(0, I)": none})
 
 
 def two_sample(lab: Lab) -> Table:
     """How well a classifier tells test images' codes from a density that one would sample."""
-    rows = [*vae_told(lab), *autoencoder_told(lab)]
+    pairs, rows = [*vae_pairs(lab), *autoencoder_pairs(lab)], []
+    for codes, told_from, a, b in pairs:
+        auc, error = latent.two_sample_auc(a, b)
+        rows.append({"codes": codes, "dimensions": a.shape[1], "told from": told_from, "AUC": auc,
+                     "±": error})
     lab.found.keep("q3.auc_vae_used_means", rows[2]["AUC"], "", lab.run("small"))
     lab.found.keep("q3.auc_ae_fitted", rows[4]["AUC"], "", lab.run("small-ae"))
     return Table(rows, {"AUC": ".3f", "±": ".3f"})
 
 
-def told(codes: str, told_from: str, a: Tensor, b: Tensor) -> dict:
-    """A row: how well codes (N, d) are told from draws (N, d)."""
-    auc, error = latent.two_sample_auc(a, b)
-    return {"codes": codes, "dimensions": a.shape[1], "told from": told_from, "AUC": auc,
-            "±": error}
-
-
-def vae_told(lab: Lab) -> list[dict]:
-    """The VAE's codes in the dimensions above 0.1 nats: the others are noise, in which a
-    difference of these would drown."""
+def vae_pairs(lab: Lab) -> list[tuple[str, str, Tensor, Tensor]]:
+    """The VAE's codes and draws that they are told from, with the names of both, in the dimensions
+    above 0.1 nats: the others are noise, in which a difference of these would drown."""
     draw, (run, mu, logvar) = drawing(lab, "two samples"), codes_of(lab, "small")
     used = latent.live(kl_divergence(mu, logvar), 0.1)
     mu, logvar = mu[:, used], logvar[:, used]
     train = [part[:FITTED, used] for part in lab.codes(run, "train")]
     z = draw_codes(mu, logvar, draw)
-    return [told("VAE, z ~ q(z|x)", PRIOR, z, torch.randn(z.shape, generator=draw)),
-            told("VAE, z ~ q(z|x)", FIT, z,
-                 density.aggregate_posterior(*train).sample(len(z), draw)),
-            told("VAE, μ", FIT, mu, density.gaussian_fit(train[0]).sample(len(mu), draw))]
+    return [("VAE, z ~ q(z|x)", PRIOR, z, torch.randn(z.shape, generator=draw)),
+            ("VAE, z ~ q(z|x)", FIT, z, density.aggregate_posterior(*train).sample(len(z), draw)),
+            ("VAE, μ", FIT, mu, density.gaussian_fit(train[0]).sample(len(mu), draw))]
 
 
-def autoencoder_told(lab: Lab) -> list[dict]:
-    """The autoencoder's codes, and last two sets of draws of one density."""
+def autoencoder_pairs(lab: Lab) -> list[tuple[str, str, Tensor, Tensor]]:
+    """The same of the autoencoder, and last two sets of draws of one density."""
     draw, (run, mu, _) = drawing(lab, "two samples, autoencoder"), codes_of(lab, "small-ae")
     train = lab.codes(run, "train")[0][:FITTED]
     n, fitted = len(mu), density.gaussian_fit(train)
     again = density.gaussian_fit(fitted.sample(len(train), draw))
-    return [told("autoencoder", PRIOR, mu, torch.randn(mu.shape, generator=draw)),
-            told("autoencoder", FIT, mu, fitted.sample(n, draw)),
-            told("draws from that Gaussian: ½ is right", "one fitted to other such draws",
-                 fitted.sample(n, draw), again.sample(n, draw))]
+    return [("autoencoder", PRIOR, mu, torch.randn(mu.shape, generator=draw)),
+            ("autoencoder", FIT, mu, fitted.sample(n, draw)),
+            ("draws from that Gaussian: ½ is right", "one fitted to other such draws",
+             fitted.sample(n, draw), again.sample(n, draw))]
 
 
 # ---- Q4: the price
 
 
 def price(lab: Lab) -> Table:
-    """What the weight of the KL does to the code, beside the linear prediction."""
-    rows = {"q4": price_row(lab, "β = 1", "small"),
-            "q4.sharp": price_row(lab, "β = 0.1", "small-sharp"),
-            "q4.beta0": price_row(lab, "β = 0", "small-beta0"),
-            "averaged": price_row(lab, "reconstruction averaged", "small-mean")}
-    keep, one, sharp = lab.found.keep, rows["q4"], rows["q4.sharp"]
-    keep("q4.active", one["above 0.01 nats"], "dimensions", lab.run("small"))
-    keep("q4.active_tenth", one["above 0.1"], "dimensions", lab.run("small"))
-    keep("q4.dof", one["degrees of freedom"], "", lab.run("small"))
-    keep("q4.near", one["to the nearest"], "nats", lab.run("small"))
-    keep("q4.sharp.dof", sharp["degrees of freedom"], "", lab.run("small-sharp"))
-    keep("q4.sharp.near", sharp["to the nearest"], "nats", lab.run("small-sharp"))
-    keep("small.kl", one["KL"], "nats", lab.run("small"))
-    keep("averaged.kl", rows["averaged"]["KL"], "nats", lab.run("small-mean"))
-    return Table(list(rows.values()), {"KL": ",.1f", "degrees of freedom": ".1f",
-                                       "of a linear VAE": ".1f", "to the nearest": ",.1f"})
+    """What the weight of the KL does to the code."""
+    one, sharp = price_row(lab, "β = 1", "small"), price_row(lab, "β = 0.1", "small-sharp")
+    none = price_row(lab, "β = 0", "small-beta0")
+    averaged = price_row(lab, "reconstruction averaged", "small-mean")
+    keep, run, sharp_run = lab.found.keep, lab.run("small"), lab.run("small-sharp")
+    keep("q4.dof", one["degrees of freedom"], "", run)
+    keep("q4.near", one["to the nearest"], "nats", run)
+    keep("q4.sharp.dof", sharp["degrees of freedom"], "", sharp_run)
+    keep("q4.sharp.near", sharp["to the nearest"], "nats", sharp_run)
+    keep("small.kl", one["KL"], "nats", run)
+    keep("averaged.kl", averaged["KL"], "nats", lab.run("small-mean"))
+    return Table([one, sharp, none, averaged],
+                 {"KL": ",.1f", "degrees of freedom": ".1f", "to the nearest": ",.1f"})
 
 
 def price_row(lab: Lab, label: str, name: str) -> dict:
     """Of one model; the nearest posterior is the median one, by -ln of the overlap."""
-    run, mu, logvar = codes_of(lab, name)
-    kl, sigma2 = kl_divergence(mu, logvar), run.recipe.sigma2
-    known = scale(lab, "cifar").spectrum
-    best = linear.linear_optimum(known, sigma2, mu.shape[1]) if sigma2 else None
-    nearest = density.median_nearest(density.posterior_distances(mu, logvar))
+    _, mu, logvar = codes_of(lab, name)
+    kl = kl_divergence(mu, logvar)
     return {"model": label, "KL": kl.sum(1).mean().item(),
             "above 0.01 nats": latent.active_units(kl), "above 0.1": latent.active_units(kl, 0.1),
-            "degrees of freedom": latent.degrees_of_freedom(logvar),
-            "of a linear VAE": best.dof if best else None, "to the nearest": nearest}
+            "degrees of freedom": latent.degrees_of_freedom(logvar), "to the nearest":
+            density.median_nearest(density.posterior_distances(mu, logvar))}
 
 
 def plot_plane(lab: Lab, name: str, dims: Tensor, sheet: np.ndarray, reach: float):

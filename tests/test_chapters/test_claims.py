@@ -1,24 +1,13 @@
 """Verdicts on planted findings, and the numbers that only claims ask for on planted images."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import generator
+from tiny import generator, short_lab
 
-from lab.chapters.claims import (
-    code_moved,
-    count,
-    fine_grain,
-    keep_numbers,
-    ledger,
-    maps_left_behind,
-    verdicts,
-)
+from lab.chapters import claims
 from lab.chapters.ledger import CLAIMS, CONFIRMED, CONTRADICTED, UNDECIDED, between, clear
-from lab.notebook import Lab
 from lab.products import fast
 from lab.recipes import RECIPES
 from lab.samples import blur
@@ -87,14 +76,15 @@ def test_a_sentence_is_judged_as_it_is_meant(words, numbers, verdict):
 
 def test_sentences_and_rows_are_counted_and_a_count_that_came_too_early_is_refused():
     lab = SimpleNamespace(found=found({"permuted.fc": 1.6, "shift.conv": 0.3}))
-    assert count(lab.found) == {
+    assert claims.count(lab.found) == {
         "sentences": len({claim.sentence for claim in CLAIMS}), "rows": len(CLAIMS),
         CONFIRMED: 1, CONTRADICTED: 1, UNDECIDED: len(CLAIMS) - 2, "could_fail": 1}
-    assert len(verdicts(lab).rows) == 5 and "1 confirmed, 1 contradicted" in verdicts(lab).caption
-    assert len(ledger(lab).rows) == len(CLAIMS) == lab.found["claims.rows"]
+    shown = claims.verdicts(lab)
+    assert len(shown.rows) == 5 and "1 confirmed, 1 contradicted" in shown.caption
+    assert len(claims.ledger(lab).rows) == len(CLAIMS) == lab.found["claims.rows"]
     lab.found.keep("sharp.faces", 0.1)
     with pytest.raises(RuntimeError, match="claims.confirmed was counted before"):
-        ledger(lab)
+        claims.ledger(lab)
 
 
 # ---- what only claims ask for
@@ -102,27 +92,26 @@ def test_sentences_and_rows_are_counted_and_a_count_that_came_too_early_is_refus
 
 def test_maps_move_along_with_the_image_unless_the_layer_knows_places():
     model = fast(build(Recipe("small", side=32, widths=(8, 16), norm=False, latent=6))).eval()
-    assert maps_left_behind(model, smooth_images()) < 1e-5 < 0.01 < code_moved(
+    assert claims.maps_left_behind(model, smooth_images()) < 1e-5 < 0.01 < claims.code_moved(
         model, smooth_images())
     weights = torch.rand(16, 16, generator=generator())
     model.encoder[0].register_forward_hook(lambda layer, x, maps: maps * weights)
-    assert maps_left_behind(model, smooth_images()) > 0.1
+    assert claims.maps_left_behind(model, smooth_images()) > 0.1
 
 
 def test_a_wave_is_fine_above_half_the_highest_frequency_along_either_axis():
     for steps, high in ((4, 0), (8, 0), (9, 1), (15, 1)):
         wave = torch.cos(2 * torch.pi * steps * torch.arange(32) / 32) / 2 + 0.5
         for images in (wave.view(1, 1, 32, 1), wave.view(1, 1, 1, 32)):
-            assert fine_grain(images.expand(2, 3, 32, 32)) == pytest.approx(high, abs=1e-5)
+            assert claims.fine_grain(images.expand(2, 3, 32, 32)) == pytest.approx(high, abs=1e-5)
     noise = torch.randint(0, 256, (200, 3, 32, 32), generator=generator(), dtype=torch.uint8)
-    assert fine_grain(noise) == pytest.approx(1 - 17 ** 2 / 32 ** 2, abs=0.01)  # but −8 … 8
+    assert claims.fine_grain(noise) == pytest.approx(1 - 17 ** 2 / 32 ** 2, abs=0.01)  # but −8 … 8
 
 
 def test_a_short_run_keeps_the_numbers_of_claims(tmp_path, monkeypatch):
     for name in ("conv", "fc", "celeba64"):
         monkeypatch.setitem(RECIPES, name, RECIPES[name].but(widths=(4, 8)))
-    lab = Lab({"EPOCHS": 1, "TRAIN_LIMIT": 60, "DATA": "standin", "DEVICE": "cpu",
-               "PRECISION": "fp32", "RUNS": str(tmp_path / "runs")})
-    keep_numbers(lab)
+    lab = short_lab(tmp_path, 60)
+    claims.keep_numbers(lab)
     named = {name for claim in CLAIMS for name in claim.names}
     assert set(lab.found) <= named and len(lab.found) == 5

@@ -1,17 +1,14 @@
 """Collapse: closed forms, and a short run."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from tiny import short_lab
 
 from lab.chapters import collapse
-from lab.notebook import Lab
 from lab.recipes import RECIPES
-from lab.show import Table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,10 +43,9 @@ def test_a_direction_over_very_many_axes_has_the_kl_of_the_best_such_code(ratio)
 def test_a_short_run_has_a_row_for_every_start(tmp_path, monkeypatch):
     for name in collapse.NEEDED:
         monkeypatch.setitem(RECIPES, name, RECIPES[name].but(widths=(4, 8, 8)))
-    lab = Lab({"EPOCHS": 1, "TRAIN_LIMIT": 60, "DATA": "standin", "DEVICE": "cpu",
-               "PRECISION": "fp32", "RUNS": str(tmp_path / "runs"), "EXTENSIONS": True})
+    lab = short_lab(tmp_path, 60, EXTENSIONS=True)
     table = collapse.table(lab)
-    assert isinstance(table, Table) and len(table.rows) == 6
+    assert len(table.rows) == 6
     first = table.rows[0]
     assert first["β over the critical"] == pytest.approx(55.35 / lab.found["collapse.critical"])
     assert lab.found["collapse.kl_05"] == first["KL"]

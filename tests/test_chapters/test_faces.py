@@ -1,16 +1,13 @@
 """Task 3: closed forms, planted attributes, planted copies, and everything once on few faces."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import LINEAR, assert_shows, generator
+from tiny import LINEAR, assert_shows, generator, planted, short_lab
 
-from lab import linear
 from lab.chapters import faces as ask
 from lab.chapters import scale
 from lab.notebook import Lab
@@ -21,16 +18,9 @@ from vae_helpers import build
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def planted(eigenvalues):
-    """A spectrum of these eigenvalues, of as many pixels."""
-    values = torch.tensor(eigenvalues, dtype=torch.float64)
-    return linear.Spectrum(values, torch.eye(len(values), dtype=torch.float64),
-                           torch.full((len(values),), 0.5).double(), values.sum().item())
-
-
 def test_fewer_dimensions_cost_what_their_directions_were_worth():
     """A direction kept costs ½ ln(λ/σ²) + ½ nats, one left out λ/2σ²; only kept ones count."""
-    known = planted([9.0, 4.0, 1.0, 0.5, 0.1])
+    known = planted(9.0, 4.0, 1.0, 0.5, 0.1)
     worth = [(x - 1 - math.log(x)) / 2 for x in (1 / 0.25, 0.5 / 0.25)]
     assert ask.cost_of_fewer(known, 0.25, 2, 4) == pytest.approx(sum(worth))
     assert ask.cost_of_fewer(known, 0.25, 4, 5) == 0
@@ -48,8 +38,7 @@ def test_saturated_values_are_counted_where_they_were_planted():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    lab = Lab({"EPOCHS": 1, "TRAIN_LIMIT": 120, "DATA": "standin", "DEVICE": "cpu",
-               "RUNS": str(tmp_path_factory.mktemp("runs"))})
+    lab = short_lab(tmp_path_factory.mktemp("runs"), 120)
     model = scale.pca_model(RECIPES["celeba64"], scale.scale(lab, "celeba64"))
     losses = {("celeba64", 0): 6300.0, ("celeba64", 1): 6302.0, ("celeba64-d128", 0): 6297.0,
               ("celeba64-d128", 1): 6303.0}
@@ -87,13 +76,13 @@ def test_a_linear_decoder_spreads_a_quarter_at_a_quarter(lab, monkeypatch):
 
 def test_an_attribute_that_is_a_direction_is_read_along_it(lab, monkeypatch):
     """It is planted along two dimensions: a direction of both reads it better than one of them."""
-    def planted(part):
+    def codes_of(part):
         has = getattr(lab.faces, part).labels[:, lab.faces.test.label_names.index("Smiling")]
         codes = torch.randn(len(has), 6, generator=generator(len(has)))
         codes[:, 2:4] += 1.5 * has.bool()[:, None]
         return codes, torch.zeros_like(codes)
 
-    monkeypatch.setattr(lab, "codes", lambda run, part="test": planted(part))
+    monkeypatch.setattr(lab, "codes", lambda run, part="test": codes_of(part))
     row = next(row for row in ask.readings(lab).rows if row["attribute"] == "Smiling")
     assert row["AUC, its direction"] > row["AUC, best dimension"] + 0.02 > 0.8
     assert lab.found["auc.smiling"] == row["AUC, its direction"]
@@ -115,7 +104,6 @@ def test_latent_sizes_are_compared_over_seeds(lab):
     ask.latent_size(lab)
     assert lab.found["faces.d128_costs"] == pytest.approx(-1)
     assert lab.found["faces.d128_error"] == pytest.approx(math.sqrt(1 + 9))    # of two and of two
-    assert ask.standard_error([5.0]) is None
 
 
 def test_what_other_chapters_quote_is_kept(lab):

@@ -1,13 +1,10 @@
 """What the measures are worth: rules in words, other judges, and everything on few images."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from tiny import assert_shows
+from tiny import assert_shows, short_lab
 
-from lab.chapters import judging, theory
-from lab.notebook import Lab
+from lab.chapters import cifar, judging
 from lab.samples import LADDER, RULES, frechet_distance, gaussian_fit
 from lab.show import Figure
 
@@ -16,8 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    return Lab({"EPOCHS": 1, "TRAIN_LIMIT": 160, "DATA": "standin", "DEVICE": "cpu",
-                "PRECISION": "fp32", "RUNS": str(tmp_path_factory.mktemp("judging"))})
+    return short_lab(tmp_path_factory.mktemp("judging"), 160)
 
 
 def test_a_rules_outcome_says_where_it_fails():
@@ -39,10 +35,10 @@ def test_the_record_holds_every_disturbance_and_every_model(lab):
 
 def test_judges_are_trained_and_not_and_say_how_near_noise_is(lab):
     trained, untrained = judging.judges(lab).rows
-    judge, found = lab.judge_of("FD-CIFAR", trained=False), theory.samples(lab)
+    judge, noise = lab.judge_of("FD-CIFAR", trained=False), cifar.samples(lab, "small-beta0")
     assert judge.net is not lab.judge.net and trained["judge"] == "trained, seed 0"
     real = gaussian_fit(judge.net.describe(lab.cifar.test.images / 255))
-    drawn = gaussian_fit(judge.net.describe(found["β = 0, N(0, I)"]))
+    drawn = gaussian_fit(judge.net.describe(noise))
     mean = gaussian_fit(judge.net.describe(torch.cat([judge.mean] * 2)))
     share = frechet_distance(drawn, real) / frechet_distance(mean, real)
     assert untrained["β = 0"] == pytest.approx(share, rel=1e-3)

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from tiny import assert_shows
+from tiny import assert_shows, short_lab
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from lab.chapters import priors
-from lab.notebook import Lab
 from lab.show import Table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,6 +60,4 @@ def test_codes_of_one_standard_normal_gain_nothing_and_few_codes_get_fewer_gauss
 
 
 def test_the_gain_over_seeds_is_shown_for_one_gaussian_and_for_eight(tmp_path):
-    lab = Lab({"TRAIN_LIMIT": 60, "EPOCHS": 1, "DATA": "standin", "RUNS": str(tmp_path),
-               "DEVICE": "cpu", "PRECISION": "fp32"})
-    assert_shows(priors.gains(lab), Table)
+    assert_shows(priors.gains(short_lab(tmp_path, 60)), Table)

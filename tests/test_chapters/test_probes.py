@@ -1,17 +1,14 @@
 """Probes and edits: other codes of the same faces, and everything once on few of them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import assert_shows, generator
+from tiny import assert_shows, generator, planted, short_lab
 
 from lab.chapters import probes as ask
 from lab.chapters import scale
-from lab.linear import Spectrum, linear_optimum
-from lab.notebook import Lab
+from lab.linear import linear_optimum
 from lab.recipes import RECIPES, Training
 from lab.show import Figure, Table
 from lab.training import draw_codes
@@ -19,23 +16,16 @@ from lab.training import draw_codes
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def planted(eigenvalues):
-    """A spectrum of these eigenvalues, of as many pixels."""
-    values = torch.tensor(eigenvalues, dtype=torch.float64)
-    return Spectrum(values, torch.eye(len(values), dtype=torch.float64),
-                    torch.full((len(values),), 0.5).double(), values.sum().item())
-
-
 @pytest.mark.parametrize("rate", [0.3, 1.0, 4.0, 20.0])
 def test_a_linear_model_at_equal_nats_spends_as_many(rate):
-    known = planted([4.0, 2.0, 1.0, 0.25, 0.01])
+    known = planted(4.0, 2.0, 1.0, 0.25, 0.01)
     sigma2 = ask.sigma2_at(known, rate, 3)
     assert linear_optimum(known, sigma2, 3).rate == pytest.approx(rate)
 
 
 def test_posteriors_of_the_linear_model_fill_the_prior():
     """The variance of mu and that of the noise add up to 1 in every direction that is kept."""
-    known = planted([4.0, 2.0, 0.1])
+    known = planted(4.0, 2.0, 0.1)
     scores = torch.randn(20_000, 3, generator=generator()) * known.eigenvalues.sqrt()
     mu, logvar = ask.linear_posteriors(known, scores, 0.5)
     assert mu.shape == logvar.shape == (20_000, 2)
@@ -51,8 +41,7 @@ def test_posteriors_of_the_linear_model_fill_the_prior():
 def lab(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ask, "EDITED", 10)
-        lab = Lab({"EPOCHS": 1, "TRAIN_LIMIT": 160, "DATA": "standin", "DEVICE": "cpu",
-                   "RUNS": str(tmp_path_factory.mktemp("runs"))})
+        lab = short_lab(tmp_path_factory.mktemp("runs"), 160)
         model = scale.pca_model(RECIPES["celeba64"], scale.scale(lab, "celeba64"))
         lab.runs[Training("celeba64")] = SimpleNamespace(model=model, recipe=RECIPES["celeba64"],
                                                          hash="0123abcd")

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from tiny import short_lab
 
 from data import ImageSet, Splits, load_splits
 from lab.chapters import scale
 from lab.linear import linear_optimum
-from lab.notebook import Lab
 from lab.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,11 +59,10 @@ def test_a_gain_scales_logits_around_the_mean_image(drawn):
 
 
 def test_what_is_known_of_a_set_is_worked_out_once(tmp_path):
-    lab = Lab({"EPOCHS": 1, "TRAIN_LIMIT": 60, "DATA": "standin", "DEVICE": "cpu",
-               "PRECISION": "fp32", "RUNS": str(tmp_path)})
+    lab = short_lab(tmp_path, 60)
     made = scale.scale(lab, "cifar")
     assert made is scale.scale(lab, "cifar")
-    assert lab.found["cifar.linear_dof"] == linear_optimum(made.spectrum, 0.25).dof
+    assert lab.found["cifar.test_floor"] == made.test_floor
     gain, images = scale.pca_gain(lab, "cifar"), lab.cifar.train.images
     losses = [scale.pca_terms(RECIPES["conv"], made, images, 0, g)["test_loss"]
               for g in (gain, 1.0, gain - 0.05, gain + 0.05)]

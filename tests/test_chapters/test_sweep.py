@@ -1,18 +1,15 @@
 """The comparison of settings: planted margins and curves, weights of another epoch."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import assert_shows, noise_images
+from tiny import assert_shows, noise_images, short_lab
 
 from data import Splits
 from lab import linear
 from lab.chapters import sweep as ask
-from lab.notebook import Lab
 from lab.recipes import RECIPES, Training
 from lab.runs import Run
 from lab.show import Figure, Table
@@ -73,7 +70,7 @@ def test_margins_are_the_least_of_what_a_claim_speaks_of_and_negative_where_it_f
 def lab(tmp_path, monkeypatch):
     """A notebook with trainings whose curves are made up: the first seed, a second of p1 and p2."""
     monkeypatch.setattr(ask, "PAIRS", 3)
-    lab = Lab({"TRAIN_LIMIT": 120, "DATA": "standin", "DEVICE": "cpu", "RUNS": str(tmp_path)})
+    lab = short_lab(tmp_path, 120)
     judge = SimpleNamespace(measure=lambda images: {"kid": images.std().item(), "kid_error": 0.5})
     lab.kept["judge", "FD-CIFAR", 0, True] = judge
     again = [name for name in ask.NAMES if not name.startswith("p3")]

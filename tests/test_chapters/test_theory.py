@@ -5,10 +5,9 @@ import math
 
 import pytest
 import torch
-from tiny import assert_shows
+from tiny import assert_shows, short_lab
 
 from lab.chapters import theory
-from lab.notebook import Lab
 from lab.show import Table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -16,8 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    return Lab({"EPOCHS": 1, "TRAIN_LIMIT": 160, "DATA": "standin", "DEVICE": "cpu",
-                "PRECISION": "fp32", "RUNS": str(tmp_path_factory.mktemp("theory"))})
+    return short_lab(tmp_path_factory.mktemp("theory"), 160)
 
 
 @pytest.mark.parametrize("name", ["mixture", "tightness", "draws_needed", "noise_losses", "law",
@@ -54,12 +52,6 @@ def test_losses_under_noise_are_those_that_the_picture_states(lab):
 def test_quartiles_are_those_of_the_images():
     row = theory.quartiles("ratio", torch.tensor([4.0, 1, 2, 3, 5]))
     assert list(row.values()) == ["ratio", 2, 3, 4]
-
-
-def test_samples_and_measures_have_one_name_each(lab):
-    assert list(theory.samples(lab)) == list(theory.measured(lab)) == [
-        "VAE, N(0, I)", "autoencoder, N(0, I)", "autoencoder, fitted Gaussian", "β = 0, N(0, I)"]
-    assert all(len(images) == len(lab.cifar.test) for images in theory.samples(lab).values())
 
 
 def test_averaging_both_terms_is_a_weight_of_24_and_one_collapses_the_code(lab):
