@@ -99,9 +99,10 @@ def line_figure():
 
 
 def test_figure_is_kept_by_its_name_and_shown_with_its_alt_text(tmp_path):
-    path = tmp_path / "figures" / "rises"
+    path, open_before = tmp_path / "figures" / "rises", plt.get_fignums()
     shown = keep_figure(line_figure(), path, "A line that rises.")
-    assert [p.name for p in path.parent.iterdir()] == ["rises.png"] and not plt.get_fignums()
+    assert [p.name for p in path.parent.iterdir()] == ["rises.png"]
+    assert plt.get_fignums() == open_before
     data, metadata = shown._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]) == path.with_suffix(".png").read_bytes()
     image = Image.open(path.with_suffix(".png"))

@@ -80,10 +80,10 @@ def test_a_short_run_answers_everything(lab):
 
 
 def test_outcomes_are_those_of_the_chosen_epoch_beside_the_linear_optimum(lab):
-    run, row = lab.run("celeba128-b4"), betas.outcomes(lab).rows[1]
-    assert row["KL"] == run.chosen["test_kl"] == lab.found["betas.rate_4"]
+    run, row = lab.run("celeba128-b10"), betas.outcomes(lab).rows[2]
+    assert row["KL"] == run.chosen["test_kl"] == lab.found["betas.rate_10"]
     assert row["squared error"] == run.chosen["test_reconstruction"] / 4
-    best = linear_optimum(betas.axes(lab)[0], 4 / 8, 80)
-    assert betas.prediction(lab).rows[1]["degrees of freedom"] == best.dof
-    assert lab.found["betas.rate_gap_4"] == pytest.approx(row["KL"] / row["KL, linear"] - 1)
+    best = linear_optimum(betas.axes(lab)[0], 10 / 8, 80)
+    assert betas.prediction(lab).rows[2]["degrees of freedom"] == best.dof
+    assert lab.found["betas.rate_gap_10"] == pytest.approx(row["KL"] / row["KL, linear"] - 1)
     assert betas.prediction(lab).rows[-1]["KL"] == 0

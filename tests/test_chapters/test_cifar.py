@@ -48,9 +48,9 @@ def test_a_row_is_of_the_first_seed_and_mean_and_deviation_are_of_all_that_are_t
     assert (conv["mean of seeds"], conv["±"]) == (pytest.approx(1940 - floor), None)
     assert rows["mean image"]["test loss"] == scale(lab, "cifar").test_mean_image
     found = lab.found
-    assert (found["conv.less_fc"], found["conv.loss"]) == (40, 1939)
+    assert (found["fc.above_floor"] - found["conv.above_floor"], found["conv.loss"]) == (40, 1939)
     assert found["fc.training_sd"] == pytest.approx(3 / 2 ** 0.5)
-    assert not {"conv.training_sd", "fc_wide.less"} & set(found)
+    assert not {"conv.training_sd", "fc_cycle.less"} & set(found)
 
 
 def test_every_loss_has_what_the_answer_does_not_speak_of_and_says_what_is_missing(lab):

@@ -69,7 +69,7 @@ def test_a_linear_decoder_spreads_a_quarter_at_a_quarter(lab, monkeypatch):
     assert ask.spread(lab, 0.25) == pytest.approx(0.25, rel=1e-3)
     assert ask.spread(lab, 3.0) == pytest.approx(3, rel=1e-3)
     ask.keep_scales(lab)
-    assert lab.found["faces.spread.s15"] == pytest.approx(1.5, rel=1e-3)
+    assert lab.found["faces.spread.s025"] == pytest.approx(0.25, rel=1e-3)
     assert lab.found["faces.saturated.s3"] == 0 < lab.found["faces.saturated.real"]
     assert "spread × 0.25" in ask.in_numbers(lab, 0.25)
 
