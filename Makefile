@@ -14,11 +14,14 @@ PYTHON   ?= $(firstword $(foreach p,python3.12 python3.11 python3.10 python3 pyt
 run test: export MALLOC_TRIM_THRESHOLD_ = 4294967296
 run test: export MALLOC_MMAP_THRESHOLD_ = 4294967296
 
-.PHONY: help run test lint full html pdf clean
+.PHONY: help sample run test lint full html pdf clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+sample: $(READY)  ## write samples.png, a sheet of samples of the weights that lie here
+	@$(PY) -m lab sample
 
 run: $(READY)  ## execute the notebook quickly (1 epoch, few images) into runs/quick/
 	@$(PY) -m lab run

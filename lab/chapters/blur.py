@@ -132,8 +132,6 @@ def looks(lab: Lab) -> Table:
                             through_components(scale(lab, "cifar").spectrum, images))
     for key in ("2", "learned", "ae", "pca"):
         keep(f"blur.px_kept_{key}", rows[key][REBUILT], "pixels")
-    for key in ("2", "learned", "pca"):
-        keep(f"blur.ssim_{key}", rows[key][SSIM])
     for key in ("2", "learned"):
         keep(f"blur.px_{key}", rows[key][SAMPLED], "pixels", lab.run(SWEEP[key][0]))
     return Table(list(rows.values()), {SSIM: ".3f", REBUILT: ".2f", SAMPLED: ".2f", "±": ".2f",
