@@ -14,10 +14,9 @@ from torch import Tensor
 from data.picture import read_picture
 from lab.files import Refused, Trouble, write_atomically
 from lab.latent import traverse
-from lab.linear import linear_model
+from lab.linear import entropy_floor, linear_model
 from lab.runs import kept_identities, kept_model, recipe_of
 from lab.shipped import WEIGHTS, Shipped, read_shipped
-from lab.shipping import floors
 from lab.show import Table, labelled_rows
 from lab.training import decode_set, draw_images, evaluate, generator, reconstruct
 from vae_helpers import VAE, Recipe, as_pixels
@@ -107,7 +106,7 @@ def row_of(name: str, model: VAE, image: Tensor, losses: Tensor) -> dict:
     """A model's loss on a picture, and where it lies among test images' losses, of which these are
     the quantiles."""
     terms = evaluate(model, image.repeat(DRAWS, 1, 1, 1))
-    above = terms.loss(model.recipe.beta).mean().item() - floors(image).item()
+    above = terms.loss(model.recipe.beta).mean().item() - entropy_floor(image)
     return {"model": name, "nats above its floor": above, "KL among them": terms.kl[0].sum().item(),
             "more than of the test images": (losses < above).float().mean().item()}
 
