@@ -202,7 +202,7 @@ class Lab:
         return keep_figure(drawn, self.folder / name, alt, picture)
 
     def moving(self, frames: Tensor, name: str, alt: str, zoom: int = 1) -> Figure:
-        """Frames (n, k, 3, H, W) of k images above each other, kept under their name; the figure
+        """Frames (n, k, 3, H, W) of k images side by side, kept under their name; the figure
         moves, and stops after three rounds."""
         return keep_moving(frames, self.folder / name, alt, zoom)
 

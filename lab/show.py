@@ -29,10 +29,14 @@ COLOURS = 128           # of the 256 that a GIF may have: fewer are smaller, and
 
 
 class Table:
-    """Rows of numbers, names and gaps (None), shown with one format for each column."""
+    """Rows of numbers, names and gaps (None), shown with one format for each column.
 
-    def __init__(self, rows: list[dict], formats: dict[str, str] | None = None, caption: str = ""):
-        self.rows, self.formats, self.caption = rows, formats or {}, caption
+    A long one can be folded: `fold` names what a click opens.
+    """
+
+    def __init__(self, rows: list[dict], formats: dict[str, str] | None = None, caption: str = "",
+                 fold: str = ""):
+        self.rows, self.formats, self.caption, self.fold = rows, formats or {}, caption, fold
 
     def column(self, name: str) -> list:
         return [row[name] for row in self.rows]
@@ -54,7 +58,9 @@ class Table:
         lines = [heads, ["---:" if r else "---" for r in right], *rows]
         table = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |"
                           for line in lines)
-        return f"{self.caption}\n\n{table}" if self.caption else table
+        table = f"{self.caption}\n\n{table}" if self.caption else table
+        return (f"<details><summary>{self.fold}</summary>\n\n{table}\n\n</details>" if self.fold
+                else table)
 
     __repr__ = _repr_markdown_
 
@@ -139,11 +145,11 @@ def keep_figure(figure, path: Path, alt: str, picture: bool = False) -> Figure:
 
 
 def keep_moving(frames: torch.Tensor, path: Path, alt: str, zoom: int = 1) -> Figure:
-    """Frames (n, k, 3, H, W) of k images above each other, one after the other, kept as `path`.gif.
+    """Frames (n, k, 3, H, W) of k images side by side, one after the other, kept as `path`.gif.
 
     They stop after three rounds. The browser shows them twice as large, for a quarter of the bytes.
     """
-    sheets = [tile(images, 1, zoom) for images in frames]
+    sheets = [tile(images, len(images), zoom) for images in frames]
     palette = Image.fromarray(np.vstack(sheets)).quantize(COLOURS)   # one, or colours would flicker
     first, *rest = (Image.fromarray(sheet).quantize(palette=palette, dither=Image.Dither.NONE)
                     for sheet in sheets)

@@ -62,6 +62,9 @@ def test_caption_stands_above_and_an_empty_table_is_its_caption():
     table = Table([{"a": 1, "b": "x"}, {"b": "y", "a": 3}], caption="So many.")
     assert table._repr_markdown_().splitlines() == [
         "So many.", "", "| a | b |", "| ---: | --- |", "| 1 | x |", "| 3 | y |"]
+    folded = Table(ROWS, FORMATS, "So many.", fold="All 2 rows")._repr_markdown_()
+    assert folded == ("<details><summary>All 2 rows</summary>\n\n"
+                      + Table(ROWS, FORMATS, "So many.")._repr_markdown_() + "\n\n</details>")
     empty = Table([], caption="Nothing is trained.")
     assert empty._repr_markdown_() == repr(empty) == "Nothing is trained."
 
@@ -142,7 +145,7 @@ def test_labelled_rows_show_every_pixel_in_blocks_and_name_rows_and_columns():
 
 
 def moving_frames():
-    """32 frames of two images above each other, which fade and which are soft as faces are."""
+    """32 frames of two images side by side, which fade and which are soft as faces are."""
     noise = torch.rand(4, 1, 72, 72, generator=torch.Generator().manual_seed(0))
     soft = torch.nn.functional.avg_pool2d(noise, 9, stride=1)
     tint = torch.tensor([1, 0.8, 0.6]).view(3, 1, 1)
@@ -161,7 +164,7 @@ def test_a_picture_that_moves_stops_after_three_rounds_and_is_the_same_twice(tmp
     assert data.keys() == {"image/gif", "text/plain"} and data["text/plain"] == about[
         "image/gif"]["alt"] == "Two faces that turn into others."
     moved = Image.open(io.BytesIO(shown.data))
-    assert moved.n_frames == 32 and moved.size == (64, 64 + 2 + 64) and shown.width == 128
+    assert moved.n_frames == 32 and moved.size == (64 + 2 + 64, 64) and shown.width == 260
     assert moved.info["loop"] == 2 and moved.info["duration"] == 100    # twice after the first
     assert len(shown.data) <= 400_000
 
@@ -172,7 +175,7 @@ def test_every_frame_of_it_shows_its_images_and_the_first_is_a_still(tmp_path):
     for i in (0, 1, 17, 31):
         moved.seek(i)
         drawn = np.asarray(moved.convert("RGB"), float)
-        assert np.abs(drawn - tile(frames[i], 1, zoom=2)).mean() < 5
+        assert np.abs(drawn - tile(frames[i], 2, zoom=2)).mean() < 5
 
 
 def test_line_drawings_keep_the_colours_that_they_are_drawn_in(tmp_path):

@@ -33,7 +33,8 @@ def ledger(lab: Lab) -> Table:
             raise RuntimeError(f"claims.{name} was counted before all numbers were there: "
                                f"{lab.found[f'claims.{name}']:g} then, {n} now; show the verdicts "
                                "after the chapters that they need")
-    return Table([row_of(claim, lab.found) for claim in CLAIMS], FORMATS)
+    return Table([row_of(claim, lab.found) for claim in CLAIMS], FORMATS,
+                 fold=f"All {len(CLAIMS)} rows")
 
 
 def row_of(claim: Claim, found: Findings) -> dict:

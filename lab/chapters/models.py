@@ -23,7 +23,8 @@ def recipes(names=RECIPES) -> Table:
              "β": r.beta if r.noise else None, "batch": r.batch, "rate": r.lr,
              "epochs": f"≤ {r.epochs}" if r.patience else r.epochs,
              "parameters": count_parameters(build(r))} for r in map(RECIPES.get, names)]
-    return Table(rows, {"rate": "g", "parameters": ",", "β": "g"})
+    return Table(rows, {"rate": "g", "parameters": ",", "β": "g"},
+                 fold=f"All {len(rows)} recipes")
 
 
 # ---- the stages of a network, found by running it

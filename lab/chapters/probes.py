@@ -124,7 +124,8 @@ def attributes(lab: Lab) -> Table:
     lab.found.keep("probes.better", better, "attributes")
     lab.found.keep("probes.worse", worse, "attributes")
     return Table(rows, {"have it": ".0%", "difference": "+.3f"}
-                 | dict.fromkeys(("AUC, code", "AUC, PCA", "±"), ".3f"))
+                 | dict.fromkeys(("AUC, code", "AUC, PCA", "±"), ".3f"),
+                 fold=f"All {len(rows)} attributes")
 
 
 @needs(Training("celeba128", epochs=5), "celeba128-b4", "celeba128-b10")
@@ -214,7 +215,7 @@ def edits(lab: Lab) -> Table:
     keep("edits.most", max(made))
     keep("edits.real_least", min(real))
     return Table(rows, {"own": "+.2f", "±, own": ".2f", "by": "+.2f", "±, else": ".2f",
-                        "share of own": ".0%"})
+                        "share of own": ".0%"}, fold=f"All {len(rows)} edits")
 
 
 def edited(lab: Lab) -> Figure:
