@@ -54,7 +54,7 @@ def test_readme_explains_every_command_and_parameter_that_there_is():
     readme = README.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):.*## ", text_of("Makefile"), re.MULTILINE))
     assert {"run", "test"} <= targets == set(re.findall(r"`make ([a-z]+)", readme))
-    for name in set(re.findall(r"-m lab ([a-z]+)", readme)):
+    for name in set(re.findall(r"-m lab ([a-z-]+)", readme)):
         with pytest.raises(SystemExit, match="^0$"):
             main([name, "--help"])
     assert all(f"`{name}`" in readme for name in publish.defaults(nbformat.read(NOTEBOOK, 4)))
