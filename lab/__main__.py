@@ -73,6 +73,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--faces", action="store_true", help="by the model of faces, at 64×64")
     made.add_argument("--out", type=Path, help="the PNG (PHOTO-improved.png or PHOTO-faces.png)")
     made.add_argument("--runs", default=Settings.runs, help="folder of trained models (runs)")
+    made = command("what-if", what_if, "say what a latent size and a β would come to by the best "
+                   "linear VAE, beside the nearest run; it needs neither data nor training")
+    made.add_argument("--latent", type=int, default=128, help="dimensions of z (%(default)s)")
+    made.add_argument("--beta", type=float, default=1.0, help="weight of the KL (%(default)g)")
+    made.add_argument("--data", choices=("cifar", "faces"), default="cifar", help="(%(default)s)")
+    made.add_argument("--reconstruction", choices=("bce", "sse"), default="bce",
+                      help="cross-entropy or squared error (%(default)s)")
+    made.add_argument("--sigma2", type=float, help="a Gaussian decoder of this variance instead")
     made = command("ship", ship, "write data/weights/ from finished runs on real images, and what "
                    "rounding costs")
     made.add_argument("names", nargs="*", metavar="NAME", help="recipes (all that are shipped)")
@@ -215,6 +223,12 @@ def picture(args: argparse.Namespace) -> None:
     save_picture(seen.figure, out)
     for line in (*seen.said, seen.table, out):
         print(line)
+
+
+def what_if(args: argparse.Namespace) -> None:
+    from lab.whatif import what_if
+
+    print(what_if(args.latent, args.beta, args.data, args.reconstruction, args.sigma2))
 
 
 def ship(args: argparse.Namespace) -> None:

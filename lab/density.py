@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from lab.linear import Spectrum, covariance, mean_and_error, mean_image
+from lab.linear import Spectrum, covariance, linear_optimum, mean_and_error, mean_image
 from lab.training import draw_codes
 
 ROUNDING = 1 / (12 * 255 ** 2)  # the variance of a number that is only known to one level
@@ -178,6 +178,13 @@ def learned_sigma2(known: Spectrum, latent: int) -> float:
     """
     left_out = known.total - known.eigenvalues[:latent].sum().item()
     return max(left_out / (len(known.mean) - latent), ROUNDING)
+
+
+def closed_nats(known: Spectrum, sigma2: float, latent: int) -> float:
+    """-ELBO of the best linear VAE as a density, the mean over the images of the spectrum."""
+    best = linear_optimum(known, sigma2, latent)
+    normal = len(known.mean) / 2 * math.log(2 * math.pi * sigma2 * 255 ** 2)
+    return best.loss(1 / (2 * sigma2)) + normal
 
 
 class FullGaussian(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data import ImageSet, Splits, load_splits
+from lab.linear import entropy_floor
 from lab.recipes import RECIPES, TRAININGS, Training, check_settings
 from lab.runs import Job, Run, committed, log_epochs
 from lab.show import Figure, Findings, Progress, Table, keep_figure, keep_moving
@@ -142,8 +144,22 @@ class Lab:
                  "epochs": len(run.history), "chosen": run.chosen["epoch"],
                  "minutes": run.seconds / 60,
                  "images_per_second": run.identity["images"] / run.pace, "device": run.device,
-                 "precision": run.precision, "run": run.hash}
+                 "precision": run.precision, "run": run.hash,
+                 "test_loss": run.chosen["test_loss"], "test_kl": run.chosen["test_kl"],
+                 "test_floor": self.test_floor(run.recipe)}
                 for training, run in self.runs.items()]
+
+    def test_floor(self, recipe: Recipe) -> float | None:
+        """What a recipe loses on test images with x_hat = x; None where sigma is learned."""
+        if recipe.reconstruction == "gaussian":
+            sigma = recipe.sigma
+            return recipe.pixels * math.log(sigma * math.sqrt(2 * math.pi)) if sigma else None
+        if recipe.reconstruction == "sse":
+            return 0.0
+        key = "test_floor", recipe.data, recipe.side
+        if key not in self.kept:
+            self.kept[key] = entropy_floor(self.splits(recipe).test.images)
+        return self.kept[key]
 
     def log(self) -> Table:
         """The last line of every training that was used."""

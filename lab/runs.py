@@ -373,11 +373,15 @@ def log_epochs(history: list[dict], epochs: int, progress: Progress) -> None:
         progress.line(line)
 
 
+def committed_trainings() -> list[dict]:
+    """What results.json says of all trainings of the committed notebook; none before the first."""
+    return json.loads(RESULTS.read_text(encoding="utf-8"))["trainings"] if RESULTS.exists() else []
+
+
 def committed(job: Job) -> dict | None:
-    """What results.json says of this training in the committed notebook: minutes, device, ..."""
-    kept = json.loads(RESULTS.read_text(encoding="utf-8"))["trainings"] if RESULTS.exists() else []
-    return next((t for t in kept if (t["recipe"], t["epochs"]) == (job.recipe.name, job.epochs)),
-                None)
+    """What it says of this training: minutes, device, ..."""
+    return next((t for t in committed_trainings()
+                 if (t["recipe"], t["epochs"]) == (job.recipe.name, job.epochs)), None)
 
 
 def say_what_it_took(job: Job, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from lab import notebook
 from lab.notebook import Lab, called, needs, once
 from lab.recipes import RECIPES, TRAININGS, Training
 from lab.show import Table
-from vae_helpers import new_figure
+from vae_helpers import as_pixels, new_figure, reconstruction_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = {"EPOCHS": 1, "TRAIN_LIMIT": 40, "DATA": "standin", "DEVICE": "cpu", "PRECISION": "fp32"}
@@ -170,3 +170,14 @@ def test_trainings_say_what_was_used(here, tmp_path):
     assert kept["run"] == run.hash and kept["chosen"] == run.chosen["epoch"]
     assert kept["epochs"] == len(run.history) and kept["images"] == 35
     assert json.loads(json.dumps(kept)) == kept and row["KL"] == run.chosen["kl"]
+    assert (kept["test_loss"], kept["test_kl"]) == (run.chosen["test_loss"], run.chosen["test_kl"])
+    assert kept["test_floor"] == 0                          # of squared error
+
+
+@pytest.mark.parametrize("name", ["conv", "p1-conv", "sigma-8"])
+def test_the_floor_of_a_loss_is_that_of_the_test_images_themselves(here, name):
+    lab, recipe = here(), RECIPES[name]
+    x = as_pixels(lab.splits(recipe).test.images).clamp(1e-6, 1 - 1e-6)
+    loss = reconstruction_error(recipe, torch.logit(x), x).double().mean().item()
+    assert lab.test_floor(recipe) == pytest.approx(loss, rel=1e-4, abs=0.1)
+    assert lab.test_floor(RECIPES["sigma-learned"]) is None

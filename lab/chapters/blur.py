@@ -57,13 +57,6 @@ def nats_of(model: VAE, images: Tensor, seed: int) -> dict[str, Tensor]:
                          for name, nats in given.items()}
 
 
-def closed_nats(known: Spectrum, sigma2: float, latent: int) -> float:
-    """-ELBO of the best linear VAE as a density, the mean over the images of the spectrum."""
-    best = linear_optimum(known, sigma2, latent)
-    normal = len(known.mean) / 2 * math.log(2 * math.pi * sigma2 * 255 ** 2)
-    return best.loss(1 / (2 * sigma2)) + normal
-
-
 def through_components(known: Spectrum, images: Tensor, n: int = LATENT) -> Tensor:
     """uint8 images with nothing but their first n principal components, in [0, 1]."""
     kept = known.mean.float() + pca_scores(known, images, n) @ known.components[:n].float()
@@ -112,7 +105,7 @@ def sigma_row(lab: Lab, key: str, images: Tensor) -> tuple[str, float, float, fl
 
 def linear_row(words: str, known: Spectrum, sigma2: float) -> tuple[str, float, float, float, None]:
     """The best linear VAE as a distribution, of the images of its spectrum, as a density."""
-    bits = closed_nats(known, sigma2, LATENT) / (len(known.mean) * math.log(2))
+    bits = density.closed_nats(known, sigma2, LATENT) / (len(known.mean) * math.log(2))
     rate = linear_optimum(known, sigma2, LATENT).rate
     return f"linear VAE, {words}", sigma2, rate, bits, None
 

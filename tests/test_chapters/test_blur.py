@@ -8,7 +8,7 @@ from tiny import TINY, assert_shows, grey, put_linear, short_lab
 
 from lab import linear
 from lab.chapters import blur
-from lab.density import learned_sigma2
+from lab.density import closed_nats, learned_sigma2
 from lab.recipes import RECIPES
 from lab.show import Figure
 from lab.training import evaluate
@@ -45,7 +45,7 @@ def test_a_linear_model_on_its_own_images_is_the_closed_form():
     nats = blur.nats_of(model, images, seed=0)
     rate = linear.linear_optimum(known, sigma2, 5).rate
     assert nats["KL"].mean().item() == pytest.approx(rate, rel=1e-5)
-    closed = blur.closed_nats(known, sigma2, 5)
+    closed = closed_nats(known, sigma2, 5)
     assert nats[blur.DENSITY].mean().item() == pytest.approx(closed, rel=1e-3)
 
 
