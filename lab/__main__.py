@@ -14,7 +14,7 @@ from data import DataError
 from lab.files import Busy, Refused, Trouble
 from lab.notebook import Lab, called
 from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings, Training
-from lab.runs import Job, processes, run_folder, seconds_of
+from lab.runs import Job, kept_identities, processes, recipe_of, run_folder, seconds_of
 
 FORESEEN = (Trouble, DataError)     # each is one sentence
 
@@ -169,8 +169,8 @@ def trials(args: argparse.Namespace) -> None:
 
 
 def list_runs(args: argparse.Namespace) -> None:
-    """Prints how far every training is that is wanted here, on the data that lie here, and every
-    other folder as an orphan."""
+    """Prints how far every training is that is wanted here, on the data that lie here, those of
+    somebody's own pictures, and every other folder as an orphan."""
     lab, known = lab_of(args, args.seed), set()
     wanted = [(called(training), training.name, partial(lab.job, training))
               for training in TRAININGS]
@@ -183,6 +183,11 @@ def list_runs(args: argparse.Namespace) -> None:
             print(f"{label}: {how_far(job)}")
         else:                                           # the images need not be read for it
             print(f"{label}: absent")
+    own = [each for each in kept_identities(args.runs) if recipe_of(each).data == "folder"]
+    for identity in own:
+        folder = run_folder(args.runs, identity)
+        known.add(folder)
+        print(f"{folder.name}: of pictures of your own")
     for path in sorted(Path(args.runs).glob("*/state.pt")):
         if path.parent not in known:
             print(f"orphan: {path.parent} is wanted by no training of this code on these data")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,21 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     """The mean of independent values and its standard error, both in the values' unit."""
     values = values.detach().double().flatten()
     return values.mean().item(), (values.std() / math.sqrt(len(values))).item()
+
+
+class Estimate(NamedTuple):
+    """A number and its error; the error is not a number where nothing tells it."""
+
+    value: float
+    error: float
+
+    def less(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, math.hypot(self.error, other.error))
+
+
+def over_seeds(values: list[float]) -> Estimate:
+    """Mean and standard deviation over seeds, which one seed does not have."""
+    return Estimate(fmean(values), stdev(values) if len(values) > 1 else math.nan)
 
 
 def running_means(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -157,3 +157,7 @@ def test_a_recipe_trains_on_it_as_a_run_of_its_own(folder, tmp_path, capsys):
     assert identity["recipe"]["data"] == "folder" and identity["data"] == train.fingerprint
     assert torch.equal(train.images[0], loaded(folder).train.images[0])
     assert "is a test image" in capsys.readouterr().out
+    assert main(["list", "--data", "standin", "--limit", "200", "--runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{path.parent.name}: of pictures of your own" in lines
+    assert not any(line.startswith("orphan") for line in lines)

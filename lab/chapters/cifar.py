@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean, stdev
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from torch import Tensor
 import vae_helpers as vae
 from lab.chapters.scale import pca_model, scale, untrained
 from lab.latent import against_linear, amortisation_gap, rate_and_distortion
-from lab.linear import RateDistortion, curve_on, scores_of
+from lab.linear import RateDistortion, curve_on, over_seeds, scores_of
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES, SPRINT_TRIALS, TRIALS, Training
 from lab.runs import Job, Run, median_seconds
@@ -32,21 +30,6 @@ ANSWERED = ("mean image", "PCA", "fc", "fc-norm", "fc-long", "fc-pca", "conv", "
             "improved")                                         # what the answer speaks of
 PLACED = ("fc", "conv", "conv-cycle", "fc-pca", "improved")     # by rate and squared error
 MOVED = ("conv", "fc", "fc-pca", "improved")                    # also trained on permuted pixels
-
-
-class Estimate(NamedTuple):
-    """A number and its error; the error is not a number where nothing tells it."""
-
-    value: float
-    error: float
-
-    def less(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, math.hypot(self.error, other.error))
-
-
-def over_seeds(values: list[float]) -> Estimate:
-    """Mean and standard deviation over seeds, which one seed does not have."""
-    return Estimate(fmean(values), stdev(values) if len(values) > 1 else math.nan)
 
 
 # ---- losses

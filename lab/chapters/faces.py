@@ -6,11 +6,18 @@ import math
 
 from torch import Tensor
 
-from lab.chapters.cifar import Estimate, distances, over_seeds
+from lab.chapters.cifar import distances
 from lab.chapters.scale import scale, untrained
 from lab.density import aggregate_posterior, kl_gaussian_to_standard
 from lab.latent import attribute_correlation, auc_parts, varied
-from lab.linear import Spectrum, entropy_floor, linear_optimum, mean_and_error
+from lab.linear import (
+    Estimate,
+    Spectrum,
+    entropy_floor,
+    linear_optimum,
+    mean_and_error,
+    over_seeds,
+)
 from lab.notebook import Lab, needs, once
 from lab.runs import Run
 from lab.samples import features, nearest

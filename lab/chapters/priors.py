@@ -10,8 +10,8 @@ from threadpoolctl import threadpool_limits
 from torch import Generator, Tensor
 from torch.distributions import Normal
 
-from lab.chapters.cifar import over_seeds
 from lab.latent import live
+from lab.linear import over_seeds
 from lab.notebook import Lab, once
 from lab.runs import Run
 from lab.show import Table, finite

@@ -6,11 +6,10 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lab.chapters.cifar import over_seeds
 from lab.chapters.faces import SHOWN
 from lab.chapters.scale import scale
 from lab.latent import Probe, edit_steps, effect, fit_probes, mean_auc, read, varied
-from lab.linear import Spectrum, linear_optimum, mean_and_error, pca_scores
+from lab.linear import Spectrum, linear_optimum, mean_and_error, over_seeds, pca_scores
 from lab.notebook import Lab, needs, once
 from lab.recipes import Training
 from lab.runs import Run

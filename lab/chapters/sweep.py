@@ -9,9 +9,9 @@ import torch
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
-from lab.chapters.cifar import Estimate, key_of
+from lab.chapters.cifar import key_of
 from lab.chapters.interpolation import STEPS, decode_paths, detour_of, doubling_exponent
-from lab.linear import Scores, Spectrum, linear_on, scores_of, spectrum
+from lab.linear import Estimate, Scores, Spectrum, linear_on, scores_of, spectrum
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES
 from lab.runs import Run
