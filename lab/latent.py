@@ -265,11 +265,14 @@ def match_live(a: Tensor, b: Tensor, live_a: Tensor, live_b: Tensor) -> Match:
     return found._replace(pairs=pairs)
 
 
+def random_axes(d: int, seed: int) -> Tensor:
+    """A random turn of d dimensions, (d, d)."""
+    return torch.linalg.qr(torch.randn(d, d, generator=generator("cpu", seed, "turned"))).Q
+
+
 def turned(codes: Tensor, seed: int) -> Tensor:
     """The codes at unit spread on random axes: they tell the same, but no dimension by itself."""
-    d, draw = codes.shape[1], generator("cpu", seed, "turned")
-    axes = torch.linalg.qr(torch.randn(d, d, generator=draw)).Q
-    return standard(codes).to(codes) @ axes
+    return standard(codes).to(codes) @ random_axes(codes.shape[1], seed)
 
 
 def read_linearly(a: Tensor, b: Tensor) -> float | None:

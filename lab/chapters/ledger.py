@@ -1,4 +1,4 @@
-"""What the earlier submissions claim, and three predictions of this notebook, as data.
+"""What the earlier submissions claim, and four predictions of this notebook, as data.
 
 A row is a sentence, or a part of one that is judged by itself. It is confirmed or contradicted in
 the sense in which it is plainly meant, and undecided where the numbers cannot tell or are not
@@ -77,6 +77,11 @@ def far_below(share: float, again: float) -> str:
     return UNDECIDED if share <= 0.8 + error else CONTRADICTED
 
 
+def of_all(*verdicts: str) -> str:
+    """Contradicted if one is, confirmed only if every one is."""
+    return next((each for each in (CONTRADICTED, UNDECIDED) if each in verdicts), CONFIRMED)
+
+
 ORIGINAL, COMPARISON, BETA, HERE = "original", "comparison", "β-VAE", "predicted here"
 FIRST = " (a rule older than its numbers)"
 NEAR = "to a tenth of what lies between both networks' losses, give or take 2 sd over seeds"
@@ -97,6 +102,15 @@ def loss_of_setting(i: int, network: str, claimed: float, other: float) -> Claim
     return Claim(COMPARISON, ENDS, (f"sweep.p{i}_{network}.loss", f"sweep.sd.loss_{network}"),
                  "held-out loss: " + NEAR, ends_at(claimed, other),
                  f"p{i}, {network}: {claimed}")
+
+
+def of_factors(sentence: str, betas: tuple[int, ...], sign: int, limit: float) -> Claim:
+    """Whether all scores of known factors are below (-1) or above (1) so many turned axes'."""
+    names = [f"factors.{score}_{beta}" for beta in betas for score in ("mig", "dci")]
+    return Claim(HERE, sentence, tuple(name + end for name in names for end in ("", "_error")),
+                 "each, by 2 errors over turns; contradicted if one is not, by as much" + FIRST,
+                 lambda *found: of_all(*(clear(sign * (ratio - limit), error) for ratio, error in
+                                         zip(found[::2], found[1::2], strict=True))))
 
 
 CLAIMS = (
@@ -269,4 +283,7 @@ CLAIMS = (
     Claim(HERE, "from an aligned start it keeps 0.34 ± 0.02 nats at half of that β",
           ("collapse.kl_05_aligned",), "the KL is within these limits" + FIRST,
           lambda nats: said(abs(nats - 0.34) <= 0.02)),
+    of_factors("up to β = 4, MIG and DCI are at most 1.3 times those of turned axes", (1, 4), -1,
+               1.3),
+    of_factors("at β = 16, MIG and DCI are more than twice those of turned axes", (16,), 1, 2.0),
 )

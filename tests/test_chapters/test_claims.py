@@ -68,7 +68,13 @@ def test_a_row_takes_as_many_numbers_as_it_names_and_without_one_is_undecided(cl
     ("single-factor", (0.0137, 0.0029, -0.0024, 0.002), UNDECIDED),
     ("single-factor", (0.03, 0.0029, -0.0024, 0.002), CONFIRMED),
     ("smoother, more regular", (1.156, 1.167, 1.18, 0.01, 0.01), UNDECIDED),
-    ("aligned start", (0.33,), CONFIRMED), ("aligned start", (0.213,), CONTRADICTED)], ids=str)
+    ("aligned start", (0.33,), CONFIRMED), ("aligned start", (0.213,), CONTRADICTED),
+    ("at most 1.3", (1.1, 0.05, 0.9, 0.1, 1.0, 0.1, 1.2, 0.04), CONFIRMED),
+    ("at most 1.3", (1.1, 0.05, 0.9, 0.1, 1.0, 0.1, 1.2, 0.06), UNDECIDED),
+    ("at most 1.3", (1.1, 0.05, 0.9, 0.1, 1.5, 0.09, 1.2, 0.06), CONTRADICTED),
+    ("more than twice", (4, 0.5, 2.3, 0.1), CONFIRMED),
+    ("more than twice", (4, 0.5, 1.9, 0.1), UNDECIDED),
+    ("more than twice", (4, 0.5, 1.7, 0.1), CONTRADICTED)], ids=str)
 def test_a_sentence_is_judged_as_it_is_meant(words, numbers, verdict):
     [claim] = [claim for claim in CLAIMS if words in claim.sentence]
     assert claim.verdict(found(dict(zip(claim.names, map(float, numbers), strict=True)))) == verdict
