@@ -163,7 +163,7 @@ def paths(lab: Lab) -> Table:
     numbers = {name: path_numbers(frames) for name, frames in ways.items()}
     keep_paths(lab, numbers)
     return Table([{"path": name} | each for name, each in numbers.items()],
-                 {"mean squared step": ".6f", "detour": ".2f", "±": ".2f", "evenness": ".2f",
+                 {"mean squared step": ".6f", "detour": ".2f", "±": ".3f", "evenness": ".2f",
                   "sharpness half-way": ".0%"})
 
 
