@@ -187,8 +187,8 @@ def rates(lab: Lab) -> Figure:
               for name, each in models.items()}
     drawn = vae.plot_over_linear({name: each for name, each in points.items() if each})
     return lab.figure(drawn, "rate-distortion", "Squared error over that of the best linear VAE of "
-                      "the same rate: fc lies above 1, conv just below, fc-pca and improved farther "
-                      "below")
+                      "the same rate: fc lies above 1, conv just below, fc-pca and improved "
+                      "farther below")
 
 
 # ---- samples
