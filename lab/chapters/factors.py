@@ -69,6 +69,7 @@ def row_of(lab: Lab, name: str, codes: Tensor) -> dict:
     """A row of the table, with gaps where no dimension is live."""
     row = {"codes of": name, "dimensions": codes.shape[1]} | dict.fromkeys(FORMATS)
     for measure, (function, turns) in MEASURES.items():
+        turns = 2 if lab.settings.shortened else turns
         if codes.shape[1]:
             score = against_turned(function, codes, unseen(lab)[1], lab.settings.seed, turns)
             row |= {measure + part: value for part, value in zip(PARTS, score, strict=True)}
