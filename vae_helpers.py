@@ -424,22 +424,21 @@ def reference_lines(axes, lines: dict[str, float], side: str = "right") -> None:
                   transform=axes.get_yaxis_transform(), fontsize=7, color=GREY, clip_on=True)
 
 
-def plot_curves(curves: dict[str, dict], lines: dict[str, float]):
-    """Training and test loss above the floor by epoch, with levels for comparison; beside it KL."""
+def plot_curves(curves: dict[str, dict], lines: dict[str, float],
+                points: dict[str, list[tuple[float, float]]]):
+    """Training and test loss above the floor by epoch, with levels for comparison; beside it
+    what trainings (rate, ratio) make of their nats."""
     figure, (left, right) = new_figure(2, width=9, height=3.4)
     for name, curve in curves.items():
         style, epoch = style_of(name), curve["epoch"]
         left.plot(epoch, curve["training"], color=style["color"], lw=1, alpha=0.6)
         left.plot(epoch, curve["test"], **style)
-        right.plot(epoch, curve["kl"], **style)
         name_at(left, (epoch[-1], curve["test"][-1]), name)
-        name_at(right, (epoch[-1], curve["kl"][-1]), name)
     reference_lines(left, lines)
     least = min(min(curve["test"]) for curve in curves.values())
     left.set(xlabel="epoch (thin lines: training)", ylabel="nats per image above the floor",
              ylim=(0.9 * least, 1.9 * least), title="Loss above the floor")
-    right.set(xlabel="epoch", ylabel="nats per image", ylim=(0, None),
-              title="KL: what the code costs")
+    draw_over_linear(right, points)
     return figure
 
 
@@ -475,10 +474,9 @@ def plot_bars(groups: dict[str, dict[str, tuple[float, float | None]]], title: s
     return figure
 
 
-def plot_over_linear(points: dict[str, list[tuple[float, float]]]):
+def draw_over_linear(axes, points: dict[str, list[tuple[float, float]]]) -> None:
     """The squared error of models over that of the best linear VAE of the same rate, by rate: a
     mark for each training (rate, ratio), the first one named."""
-    figure, axes = new_figure(width=8, height=3.2)
     for name, trainings in points.items():
         axes.plot(*zip(*trainings, strict=True), **style_of(name) | {"ls": "", "ms": 6})
         name_at(axes, trainings[0], name)
@@ -488,4 +486,3 @@ def plot_over_linear(points: dict[str, list[tuple[float, float]]]):
     axes.margins(x=0.15, y=0.15)
     axes.set(xlabel="rate: KL, nats per image", ylabel="squared error over linear",
              title="What the nats buy")
-    return figure

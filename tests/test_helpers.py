@@ -276,16 +276,17 @@ def test_tiles_hold_every_pixel_at_an_exact_multiple(zoom, gap):
 def test_every_plot_can_be_drawn_and_names_its_models():
     names, levels = ["conv", "p1-fc", "celeba128-b4", "never heard of"], {"linear": 70.0}
     assert helpers.style_of("p1-fc") == helpers.style_of("fc") != helpers.style_of(names[3])
-    keys = ("epoch", "test", "training", "kl", "seconds")
+    keys = ("epoch", "test", "training", "seconds")
     curves = {name: dict.fromkeys(keys, [1.0, 2.0, 3.0]) for name in names}
     bars = {name: {"training": (5.0, 0.5), "test": (7.0, None)} for name in names}
     points = {name: [(20.0, 30.0), (40.0, 50.0)] for name in names}
-    for figure in (helpers.plot_curves(curves, levels), helpers.plot_by_seconds(curves, levels),
-                   helpers.plot_bars(bars, "a title", "nats"), helpers.plot_over_linear(points)):
+    for figure in (helpers.plot_curves(curves, levels, points),
+                   helpers.plot_by_seconds(curves, levels),
+                   helpers.plot_bars(bars, "a title", "nats")):
         figure.canvas.draw()
-        axes = figure.axes[0]
-        shown = " ".join(text.get_text() for text in [*axes.texts, *axes.get_yticklabels()])
-        assert all(name in shown for name in names)
+        for axes in figure.axes:
+            shown = " ".join(text.get_text() for text in [*axes.texts, *axes.get_yticklabels()])
+            assert all(name in shown for name in names)
         plt.close(figure)
 
 

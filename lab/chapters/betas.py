@@ -29,7 +29,7 @@ STYLES = {"1_long": "celeba128", "4": "b4", "10": "b10"}
 DIMS = (8, 25, 68)                  # those that the earlier study shows
 LINEAR_BETAS = [10 ** (k / 5) for k in range(-5, 13)]   # of the linear curve, 0.1 to 250
 LABEL, PAIRS, DOUBLED = 150, 32, 8  # pixels for a row's name; pairs of faces with ways between
-REACH, COLUMNS = 3.0, ["−3", "−2", "−1", "0", "1", "2", "3"]    # of a traversal
+REACH, STEPS = 3.0, 5               # of a traversal
 HALVED = "sharpness at half size, of the first row's"   # where the decoder's grid is gone
 trained = needs(*NEEDED.values())
 
@@ -276,37 +276,32 @@ def keep_paths(lab: Lab) -> None:
 
 @trained
 def dimensions(lab: Lab) -> Figure:
-    """The dimensions of β = 1 that the earlier study shows, each moved through seven values."""
-    model, mu = runs(lab)["1_long"].model, codes(lab, "1_long")[:1]
-    nats = nats_by_dimension(lab, "1_long")
-    rows = {f"dimension {dim},\n{nats[dim]:.2f} nats": latent.traverse(model, mu, dim, REACH)
-            for dim in DIMS}
-    return lab.figure(labelled_rows(rows, "β = 1: one test face, moved along three dimensions",
-                                    COLUMNS, zoom=1, label=LABEL),
-                      "beta-dimensions", "A test face whose dimensions 8, 25 and 68 go from −3 to "
-                      "3, a row each: little changes but light", picture=True)
-
-
-@trained
-def over_betas(lab: Lab) -> Figure:
-    """Two sets of rows over β, at half size: of one index, and of dimensions that are matched."""
-    rows, at = {}, DIMS[0]
-    chains = {"same index": {key: (at, 1, 1.0) for key in EQUAL}, "matched": chain(lab)}
-    for kind, partners in chains.items():
-        for key, (dim, sign, rho) in partners.items():
-            frames = latent.traverse(runs(lab)[key].model, codes(lab, key)[:1], dim, sign * REACH)
-            note = f", |ρ| = {rho:.2f}" if kind == "matched" and key != "1" else ""
-            rows[f"β = {key}, dimension {dim}\n{kind}{note}"] = F.avg_pool2d(frames, 2)
-    return lab.figure(labelled_rows(rows, "Over β: dimension 8 of each model, and one that is "
-                                    "matched", COLUMNS, zoom=1, label=LABEL),
-                      "beta-dimensions-over", "Dimension 8 of β = 1, 4 and 10 does three different "
-                      "things; below it, dimensions that are matched by their codes change light "
+    """One test face moved along single dimensions, at half size and in three rows each: those of
+    β = 1 that the earlier study shows, one number over β, and dimensions that are matched."""
+    matched = chain(lab)
+    blocks = {f"dimensions {', '.join(map(str, DIMS))} of β = 1": [("1_long", dim, 1)
+                                                                  for dim in DIMS],
+              f"dimension {DIMS[0]} of β = 1, 4, 10": [(key, DIMS[0], 1) for key in EQUAL],
+              f"dimensions {', '.join(str(dim) for dim, _ in matched.values())} of β = 1, 4, 10":
+                  [(key, *found) for key, found in matched.items()]}
+    rows = {name: torch.cat([F.avg_pool2d(moved(lab, *block[i]), 2) for block in blocks.values()])
+            for i, name in enumerate(("upper", "middle", "lower"))}
+    return lab.figure(labelled_rows(rows, "One test face, one dimension from −3 to 3 in each row",
+                                    list(blocks), zoom=1, label=50, blocks=len(blocks)),
+                      "beta-dimensions", "Left, dimensions 8, 25 and 68 of β = 1 change little but "
+                      "light; in the middle, dimension 8 does three different things for β = 1, 4 "
+                      "and 10; right, dimensions that are matched by their codes change light "
                       "alike in all three", picture=True)
 
 
-def chain(lab: Lab) -> dict[str, tuple[int, int, float]]:
-    """For each β the dimension that goes best with one of β = 1, whether it falls (-1) as that
-    rises, and the size of their rank correlation."""
+def moved(lab: Lab, key: str, dim: int, sign: int) -> Tensor:
+    """A test face with one dimension of its code at five values, rising or (sign -1) falling."""
+    return latent.traverse(runs(lab)[key].model, codes(lab, key)[:1], dim, sign * REACH, STEPS)
+
+
+def chain(lab: Lab) -> dict[str, tuple[int, int]]:
+    """For each β the dimension that goes best with one of β = 1, and whether it falls (-1) as that
+    rises."""
     partners = {}
     for key in EQUAL[1:]:
         found = latent.match_live(codes(lab, "1"), codes(lab, key), used(lab, "1"), used(lab, key))
@@ -314,7 +309,7 @@ def chain(lab: Lab) -> dict[str, tuple[int, int, float]]:
             *(part.tolist() for part in found), strict=True)}
     shared = partners["4"].keys() & partners["10"].keys()
     best = max(sorted(shared), key=lambda i: min(partners[key][i][2] for key in EQUAL[1:]))
-    return {"1": (best, 1, 1.0)} | {key: partners[key][best] for key in EQUAL[1:]}
+    return {"1": (best, 1)} | {key: partners[key][best][:2] for key in EQUAL[1:]}
 
 
 @trained

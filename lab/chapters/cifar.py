@@ -136,15 +136,17 @@ def key_of(name: str) -> str:
 
 
 def curves(lab: Lab) -> Figure:
-    """Loss above the floor and KL by epoch."""
+    """Loss above the floor by epoch, and where each training lies against linear models."""
     known = scale(lab, "cifar")
-    drawn = {name: {"epoch": run.curve("epoch"), "kl": run.curve("test_kl"),
+    drawn = {name: {"epoch": run.curve("epoch"),
                     "test": [above(lab, each) for each in run.history],
                     "training": [loss - known.floor for loss in run.curve("loss")]}
              for name, run in zip(THREE, map(lab.run, THREE), strict=True)}
-    return lab.figure(vae.plot_curves(drawn, levels(lab)), "cifar-curves",
-                      "Training and test loss above the floor, and KL, by epoch: fc ends above "
-                      "the levels of PCA, conv below them, improved lowest")
+    return lab.figure(vae.plot_curves(drawn, levels(lab), placed(lab)), "cifar-curves",
+                      "Left, loss above the floor by epoch: fc ends above the levels of PCA, conv "
+                      "below them, improved lowest. Right, squared error over that of the best "
+                      "linear VAE of the same KL: fc lies above 1, conv just below, fc-pca and "
+                      "improved farther below")
 
 
 def by_seconds(lab: Lab) -> Figure:
@@ -179,16 +181,13 @@ def over_linear(lab: Lab, model: vae.VAE) -> tuple[float, float | None]:
     return point[0], against_linear({"model": point}, linear_curve(lab))["model"]
 
 
-def rates(lab: Lab) -> Figure:
-    """Squared error of models, all seeds, over that of the best linear VAE of the same rate."""
+def placed(lab: Lab) -> dict[str, list[tuple[float, float]]]:
+    """Rate, and squared error over the linear one of that rate, of models in all their seeds."""
     models = {"PCA": [pca(lab)]}
     models |= {name: [run.model for run in lab.seeds(name)] for name in PLACED}
     points = {name: [point for model in each if (point := over_linear(lab, model))[1] is not None]
               for name, each in models.items()}
-    drawn = vae.plot_over_linear({name: each for name, each in points.items() if each})
-    return lab.figure(drawn, "rate-distortion", "Squared error over that of the best linear VAE of "
-                      "the same rate: fc lies above 1, conv just below, fc-pca and improved "
-                      "farther below")
+    return {name: each for name, each in points.items() if each}
 
 
 # ---- samples

@@ -104,7 +104,7 @@ def test_trials_show_what_is_finished_beside_the_first_and_count_what_is_not(lab
 
 
 def test_figures_and_tables_show_something_and_a_start_counts_among_the_seconds(lab):
-    for shown in (cifar.curves(lab), cifar.rates(lab), cifar.by_seconds(lab)):
+    for shown in (cifar.curves(lab), cifar.by_seconds(lab)):
         assert_shows(shown, Figure)
     assert lab.found["sprint.sooner"] == pytest.approx(20 / (1 + 4))
     for shown in (cifar.gaps(lab), cifar.trials(lab), cifar.sprint_trials(lab)):
