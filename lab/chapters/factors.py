@@ -17,8 +17,8 @@ from vae_helpers import VAE, kl_divergence
 NEEDED = {beta: f"factors-b{beta}" for beta in (1, 4, 16)}
 FIRST = RECIPES[NEEDED[1]]                  # the others differ in β alone
 MEASURES = {"MIG": (mig, 20), "DCI": (dci, 5)}      # and turns, for an error of a few percent
-PARTS = {"": ".3f", ", turned": ".3f", ", ratio": ".2f", ", ±": ".2f"}      # of a Score
-FORMATS = {name + part: spec for name in MEASURES for part, spec in PARTS.items()}
+COLUMNS = {"": ("own", ".3f"), ", over turned axes": ("ratio", ".2f"), ", ±": ("error", ".2f")}
+FORMATS = {name + end: spec for name in MEASURES for end, (_, spec) in COLUMNS.items()}
 UNTRAINED = 32                              # of its dimensions, which are all alike
 
 
@@ -68,17 +68,17 @@ def live_codes(lab: Lab, model: VAE) -> Tensor:
 def row_of(lab: Lab, name: str, codes: Tensor) -> dict:
     """A row of the table, with gaps where no dimension is live."""
     row = {"codes of": name, "dimensions": codes.shape[1]} | dict.fromkeys(FORMATS)
-    for measure, (function, turns) in MEASURES.items():
-        turns = 2 if lab.settings.shortened else turns
+    for measure, (function, full) in MEASURES.items():
+        turns = 2 if lab.settings.shortened else full
         if codes.shape[1]:
             score = against_turned(function, codes, unseen(lab)[1], lab.settings.seed, turns)
-            row |= {measure + part: value for part, value in zip(PARTS, score, strict=True)}
+            row |= {measure + end: getattr(score, part) for end, (part, _) in COLUMNS.items()}
     return row
 
 
 def keep_ratios(lab: Lab, beta: int, row: dict) -> None:
     """Keeps how many times those on turned axes a training's scores are, and the errors."""
     for name in MEASURES:
-        for part, end in ((", ratio", ""), (", ±", "_error")):
+        for part, end in ((", over turned axes", ""), (", ±", "_error")):
             lab.found.keep(f"factors.{name.lower()}_{beta}{end}", row[name + part],
                            "of that on turned axes", lab.run(NEEDED[beta]))

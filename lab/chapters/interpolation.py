@@ -54,18 +54,18 @@ def positions(steps: int) -> list[str]:
     return ["original", *(f"t = {i / (steps - 1):.2g}" for i in range(steps)), "original"]
 
 
-def strips(lab: Lab, model: str, between: dict[str, tuple[Tensor, Tensor]],
+def strips(lab: Lab, between: dict[str, tuple[Tensor, Tensor]],
            pairs: dict[str, tuple[int, int]]) -> Figure:
-    """Decoded steps by the model of this name, and below them the cross-fade of their ends, for
-    each of `between`. The test images of `pairs` stand beside the rows of the same name."""
+    """Decoded steps, and below them the cross-fade of their ends, for each of `between`. The test
+    images of `pairs` stand beside the rows of the same name."""
     rows = {}
     for name, (decoded, fade) in between.items():
         ends = lab.cifar.test.images[list(pairs[name])] if name in pairs else None
         rows |= {name: beside(decoded, ends), f"{name},\ncross-fade": beside(fade)}
-    title = f"{model} between two codes, and below each row the cross-fade of its ends"
+    title = "conv between two codes, and below each row the cross-fade of its ends"
     return lab.figure(
         labelled_rows(rows, title, columns=positions(STEPS), zoom=2, label=120),
-        f"interpolation-{model}", "Rows of ten decoded steps between two codes, the originals at "
+        "interpolation-conv", "Rows of ten decoded steps between two codes, the originals at "
         "both ends; below each of them the pixels of its first and last step are mixed",
         picture=True)
 
