@@ -336,21 +336,21 @@ def elbo_terms(model: VAE, x: Tensor, eps: Tensor) -> Terms:
         return Terms(reconstruction_error(model.recipe, logits, x, log_sigma), kl)
 
 
-def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = False,
-                  together=None, share: float = 1.0) -> Terms:
-    """One step of the optimizer on pixels x in [0, 1] with noise eps (B, d); the loss's terms.
-
-    Where several processes share a batch, `together(x, eps)` gives the terms of the rows of this
-    one and averages the gradients; `share` is these rows' weight in that average.
-    """
+def training_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool = False) -> Terms:
+    """One step of the optimizer on pixels x in [0, 1] with noise eps (B, d); the loss's terms."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        terms = together(x, eps) if together else elbo_terms(model, x, eps)
+        terms = elbo_terms(model, x, eps)
+    descend(model, optimizer, terms.loss(model.recipe.beta).mean())
+    return terms
+
+
+def descend(model: VAE, optimizer, loss: Tensor) -> None:
+    """One step down the gradient of a loss, which is clipped where the recipe says so."""
     optimizer.zero_grad()
-    (share * terms.loss(model.recipe.beta).mean()).backward()
+    loss.backward()
     if model.recipe.clip:
         nn.utils.clip_grad_norm_(model.parameters(), model.recipe.clip)
     optimizer.step()
-    return terms
 
 
 # ---- plots: they take numbers as they come and compute none

@@ -21,6 +21,7 @@ from vae_helpers import (
     Terms,
     as_pixels,
     build,
+    descend,
     elbo_terms,
     to_pixels,
     training_step,
@@ -210,19 +211,31 @@ def pace_so_far(recipe: Recipe, epoch: int, epochs: int, done: float, seconds: f
 
 def step(model: VAE, optimizer, images: Tensor, index: Tensor, eps: Tensor, precision: str,
          together: DistributedDataParallel | None = None) -> Tensor:
-    """One step on this process's rows of a batch; the sums of both terms over them, (2,).
-
-    DDP averages gradients over processes, so each weighs its mean by its part of the batch times
-    their number. A process without a row takes the first one with weight 0.
-    """
+    """One step on this process's rows of a batch; the sums of both terms over them, (2,)."""
     rank, n = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     own = len(index[rank::n])
-    rows = slice(rank, None, n) if own else slice(1)
+    rows = slice(rank, None, n) if own else slice(1)    # without a row, the first with weight 0
     x = batch_of(model.recipe, images, index[rows], eps.device)
-    terms = training_step(model, optimizer, x, eps[rows], precision == "bf16", together,
-                          share=own * n / len(index))
+    if together:
+        terms = shared_step(model, optimizer, x, eps[rows], precision == "bf16", together,
+                            own * n / len(index))
+    else:
+        terms = training_step(model, optimizer, x, eps, precision == "bf16")
     parts = terms.reconstruction.detach()[:own], terms.kl.detach()[:own]
     return torch.stack([part.sum() for part in parts])
+
+
+def shared_step(model: VAE, optimizer, x: Tensor, eps: Tensor, bf16: bool,
+                together: Callable[[Tensor, Tensor], Terms], share: float) -> Terms:
+    """The step of several processes on one batch, of which x and eps are this one's rows.
+
+    DDP gives their terms and averages gradients over processes, so each weighs its mean by `share`,
+    its part of the batch times the number of processes.
+    """
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        terms = together(x, eps)
+    descend(model, optimizer, share * terms.loss(model.recipe.beta).mean())
+    return terms
 
 
 SETTLING = 10_000       # images that batch normalisation is settled on, at most

@@ -123,7 +123,7 @@ def looks(lab: Lab) -> Table:
                            reconstruct(lab.run("small-ae").model, images))
     rows["pca"] = looks_row(lab, f"{LATENT} principal components",
                             through_components(scale(lab, "cifar").spectrum, images))
-    for key in ("2", "learned", "ae", "pca"):
+    for key in ("2", "learned", "pca"):
         keep(f"blur.px_kept_{key}", rows[key][REBUILT], "pixels")
     for key in ("2", "learned"):
         keep(f"blur.px_{key}", rows[key][SAMPLED], "pixels", lab.run(SWEEP[key][0]))

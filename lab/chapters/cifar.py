@@ -234,7 +234,7 @@ def distances(judge: Judge, head: str, found: dict[str, dict]) -> Table:
     """What a judge has measured: a Fréchet distance, and the blur of real images of equal KID."""
     return Table([{head: name, judge.name: each["distance"],
                    "equivalent blur, pixels": blur_shown(each)} for name, each in found.items()],
-                 {judge.name: ".3g", "equivalent blur, pixels": ".1f"})
+                 {judge.name: ".4g", "equivalent blur, pixels": ".1f"})
 
 
 # ---- pixels permuted
