@@ -7,6 +7,7 @@ import inspect
 import io
 import math
 import platform
+import re
 import sys
 import textwrap
 import time
@@ -78,7 +79,8 @@ def finite(value) -> float | None:
 def number(value: float, spec: str = "") -> str:
     """A number in words of a table: `spec` as in format(), a real minus, a space before %."""
     spec = spec or ("," if isinstance(value, int) else ".3g")
-    return format(value, spec).replace("-", "−").replace("%", " %")
+    text = re.sub(r"^-(?=[0.]+%?$)", "", format(value, spec))       # no zero below zero
+    return text.replace("-", "−").replace("%", " %")
 
 
 # ---- findings

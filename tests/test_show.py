@@ -52,7 +52,8 @@ def test_column_stands_right_if_its_values_are_numbers(values, right):
 
 @pytest.mark.parametrize(("value", "spec", "shown"), [
     (1234567, "", "1,234,567"), (1234.5678, "", "1.23e+03"), (-7, "", "−7"), (0.5, "+.1f", "+0.5"),
-    (-0.05, ".1%", "−5.0 %"), (1e-9, ".0e", "1e−09"), (10, ".1f", "10.0")])
+    (-0.05, ".1%", "−5.0 %"), (1e-9, ".0e", "1e−09"), (10, ".1f", "10.0"),
+    (-0.04, ".1f", "0.0"), (-0.004, ".0%", "0 %"), (-0.04, ".2f", "−0.04")])
 def test_number_has_a_real_minus_and_a_space_before_percent(value, spec, shown):
     assert number(value, spec) == shown
 

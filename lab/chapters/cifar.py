@@ -114,6 +114,8 @@ def keep_losses(lab: Lab, found: dict[str, list[Run]]) -> None:
         keep(f"{name}.kl", first[name].chosen["kl"], "nats", first[name])
         keep(f"{name}.training_sd", over_seeds([run.chosen["loss"] for run in found[name]]).error,
              "nats")
+    for run in lab.seeds("improved", permuted=True)[:1]:
+        keep("permuted.improved_ends", run.chosen["loss"] - scale(lab, "cifar").floor, "nats", run)
     keep("conv.test_loss", first["conv"].chosen["test_loss"], "nats", first["conv"])
     keep("conv.test_kl", first["conv"].chosen["test_kl"], "nats", first["conv"])
     keep_ends(lab, first)
@@ -258,8 +260,6 @@ def permuted(lab: Lab) -> Figure:
     for name, loss in moved.items():
         keep(f"permuted.{name}", loss - lab.run(name).chosen["loss"], "nats")
     keep("permuted.lead_left", moved["fc"] - moved["conv"], "nats")
-    keep("permuted.improved_ends", drawn["improved"]["permuted"][0], "nats",
-         lab.run("improved", permuted=True))
     bars = vae.plot_bars(drawn, "What permuting the pixels costs",
                          "training loss above the floor, nats")
     return lab.figure(bars, "cifar-permuted", "Training loss above the floor with pixels in place "

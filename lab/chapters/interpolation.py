@@ -65,8 +65,8 @@ def strips(lab: Lab, between: dict[str, tuple[Tensor, Tensor]],
     title = "conv between two codes, and below each row the cross-fade of its ends"
     return lab.figure(
         labelled_rows(rows, title, columns=positions(STEPS), zoom=2, label=120),
-        "interpolation-conv", "Rows of ten decoded steps between two codes, the originals at "
-        "both ends; below each of them the pixels of its first and last step are mixed",
+        "interpolation-conv", "Rows of ten decoded steps between two codes, those of test images "
+        "between the originals; below each of them the pixels of its first and last step are mixed",
         picture=True)
 
 

@@ -202,8 +202,8 @@ def robust(lab: Lab, rows: dict[str, Tensor]) -> Figure:
     drawn = labelled_rows(rows, "Decoded from codes with noise of s times their own spread", zoom=2,
                           label=150)
     return lab.figure(
-        drawn, "q3-robust", "Test images decoded by the VAE and by the autoencoder with more and "
-        "more noise in the code: the VAE's stay smooth while they lose the image, the "
+        drawn, "q3-robust", "Test images decoded by the VAE and by the autoencoder, without noise "
+        "in the code and with it: the VAE's stay smooth while they lose the image, the "
         "autoencoder's break up into speckle", picture=True)
 
 

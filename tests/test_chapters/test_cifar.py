@@ -78,7 +78,7 @@ def test_permuting_costs_the_difference_of_training_losses_or_says_what_is_missi
     assert isinstance(cifar.permuted(lab), Table)                   # of what is not trained
     for name, loss in {"conv": 1965.0, "fc": 1981.0, "fc-pca": 1937.0, "improved": 1936.0}.items():
         lab.runs[Training(name, permuted=True)] = past(name, loss, seed=2)
-    assert isinstance(cifar.permuted(lab), Figure)
+    assert isinstance(cifar.permuted(lab), Figure) and cifar.losses(lab)
     found, floor = lab.found, scale(lab, "cifar").floor
     assert (found["permuted.conv"], found["permuted.fc"]) == (25, 1)
     assert found["permuted.lead_left"] == 16
