@@ -11,7 +11,7 @@ from lab.latent import main_direction
 from lab.linear import Spectrum, linear_optimum
 from lab.notebook import Lab, needs, once
 from lab.show import Figure, Table
-from vae_helpers import GREY, kl_divergence, new_figure, style_of
+from vae_helpers import GREY, kl_divergence, new_figure
 
 RANDOM = ("05", "09", "11", "20")               # β over the critical one, in tenths
 ALIGNED = ("05_aligned", "09_aligned")          # from the linear optimum, whose axes are right
@@ -56,23 +56,20 @@ def table(lab: Lab) -> Table:
         SHARE: ".1f", "variance along one direction": ".0%", "axes it spreads": ".0f"})
 
 
-@betas.trained
 @needs(*NEEDED)
 def figure(lab: Lab) -> Figure:
-    """Left, KL against β around the critical one; right, the KL of every dimension of faces."""
-    drawn, (left, right) = new_figure(2, width=9, height=3.4)
-    plot_collapse(left, scale(lab, "cifar").spectrum,
-                  {"random start": [collapsed(lab, key) for key in RANDOM],
-                   "aligned start": [collapsed(lab, key) for key in ALIGNED]})
-    plot_ranks(lab, right)
-    return lab.figure(drawn, "collapse", "Left, KL of CIFAR-10's codes falls to 0 as β nears the "
+    """KL against β around the critical one, over two closed forms."""
+    drawn = plot_collapse(scale(lab, "cifar").spectrum,
+                          {"random start": [collapsed(lab, key) for key in RANDOM],
+                           "aligned start": [collapsed(lab, key) for key in ALIGNED]})
+    return lab.figure(drawn, "collapse", "KL of CIFAR-10's codes falls to 0 as β nears the "
                       "critical one, with the lines of a linear model and of one direction that "
-                      "spreads over all axes; right, the KL of each dimension of faces by rank for "
-                      "β = 1, 4 and 10, which falls below the linear model's where little is spent")
+                      "spreads over all axes")
 
 
-def plot_collapse(panel, known: Spectrum, groups: dict[str, list[dict]]):
+def plot_collapse(known: Spectrum, groups: dict[str, list[dict]]):
     """Total KL against β over the critical one: points by start over the two closed forms."""
+    figure, panel = new_figure(width=7, height=3)
     shares = torch.linspace(0.4, 2.1, 171).double()
     rates = [linear_optimum(known, float(known.eigenvalues[0] * share)).rate for share in shares]
     panel.plot(shares, rates, color=GREY, label="linear optimum: aligned")
@@ -84,19 +81,4 @@ def plot_collapse(panel, known: Spectrum, groups: dict[str, list[dict]]):
     panel.set(title="CIFAR-10: what is spent around the critical β", ylabel="KL, nats per image",
               xlabel="β over the critical one")
     panel.legend(fontsize=8)
-
-
-def plot_ranks(lab: Lab, panel):
-    """The KL of every dimension of faces by rank; dotted the linear model's."""
-    known = betas.axes(lab)[0]
-    for key, style in zip(betas.EQUAL, map(style_of, ("celeba128", "b4", "b10")), strict=True):
-        run, nats = betas.runs(lab)[key], betas.nats_by_dimension(lab, key)
-        best = linear_optimum(known, run.recipe.sigma2, run.recipe.latent)
-        panel.plot(range(1, len(nats) + 1), nats.sort(descending=True).values, color=style["color"],
-                   ls=style["ls"], label=betas.name_of(lab, key))
-        panel.plot(range(1, best.active + 1), -0.5 * best.variances.log(), ":",
-                   color=style["color"], lw=1)
-    panel.plot([], [], ":", color=GREY, label="linear, ½ ln(λ/σ²)")
-    panel.set(title="Faces at 128×128, by dimension", xlabel="dimension, by rank",
-              ylabel="KL, nats", yscale="log")
-    panel.legend(fontsize=8)
+    return figure

@@ -9,6 +9,7 @@ from tiny import short_lab
 
 from lab.chapters import collapse
 from lab.recipes import RECIPES
+from lab.show import Figure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,8 +45,8 @@ def test_a_short_run_has_a_row_for_every_start(tmp_path, monkeypatch):
     for name in collapse.NEEDED:
         monkeypatch.setitem(RECIPES, name, RECIPES[name].but(widths=(4, 8, 8)))
     lab = short_lab(tmp_path, 60, EXTENSIONS=True)
-    table = collapse.table(lab)
-    assert len(table.rows) == 6
+    table, figure = collapse.table(lab), collapse.figure(lab)
+    assert len(table.rows) == 6 and isinstance(figure, Figure)
     first = table.rows[0]
     assert first["β over the critical"] == pytest.approx(55.35 / lab.found["collapse.critical"])
     assert lab.found["collapse.kl_05"] == first["KL"]
