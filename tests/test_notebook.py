@@ -164,7 +164,6 @@ AWAITED = {
     "fc_long.above_floor", "priors.gain_sd",
     "judges.accuracy", "judges.lead", "judges.lead_untrained",
     "edits.passed", "edits.most",
-    "collapse.kl_09_aligned", "collapse.unaligned_05", "collapse.variance_05", "collapse.axes_05",
     *(f"claims.{what}" for what in ("sentences", "rows", "confirmed", "contradicted", "undecided",
                                     "could_fail"))}
 
