@@ -162,7 +162,6 @@ def test_the_files_of_an_execution_are_the_figures_that_it_shows(executions, exe
 # What new experiments find, whose sentences are written when they are executed on real images.
 AWAITED = {
     "fc_long.above_floor", "priors.gain_sd",
-    "judges.accuracy", "judges.lead", "judges.lead_untrained",
     "edits.passed", "edits.most",
     *(f"claims.{what}" for what in ("sentences", "rows", "confirmed", "contradicted", "undecided",
                                     "could_fail"))}
