@@ -135,12 +135,16 @@ def test_a_step_goes_down_the_gradient_and_gives_the_terms_before_it():
 
 def test_steps_of_several_processes_average_to_that_of_the_whole_batch():
     """Three rows and two: each weighs its mean by its rows times 2 over 5."""
-    def of_rows(rows, share):
+    def of_rows(rows, share, together=None):
         return step_of(lambda model, optimizer, x, eps: shared_step(
-            model, optimizer, x[rows], eps[rows], False, partial(elbo_terms, model), share))[0]
+            model, optimizer, x[rows], eps[rows], False, together or partial(elbo_terms, model),
+            share))
 
-    three, two = of_rows(slice(3), 6 / 5), of_rows(slice(3, 5), 4 / 5)
+    (three, _), (two, _) = of_rows(slice(3), 6 / 5), of_rows(slice(3, 5), 4 / 5)
     torch.testing.assert_close((three + two) / 2, step_of()[0], rtol=1e-3, atol=1e-6)
+    others = elbo_terms(build(SMALL), *batch())
+    moved, terms = of_rows(slice(None), 1.0, lambda x, eps: others)     # not the model's own terms
+    assert terms is others and not moved.any()
 
 
 # ---- pixels

@@ -114,8 +114,9 @@ def keep_losses(lab: Lab, found: dict[str, list[Run]]) -> None:
         keep(f"{name}.kl", first[name].chosen["kl"], "nats", first[name])
         keep(f"{name}.training_sd", over_seeds([run.chosen["loss"] for run in found[name]]).error,
              "nats")
-    for run in lab.seeds("improved", permuted=True)[:1]:
-        keep("permuted.improved_ends", run.chosen["loss"] - scale(lab, "cifar").floor, "nats", run)
+    if moved := lab.seeds("improved", permuted=True):
+        keep("permuted.improved_ends", moved[0].chosen["loss"] - scale(lab, "cifar").floor, "nats",
+             moved[0])
     keep("conv.test_loss", first["conv"].chosen["test_loss"], "nats", first["conv"])
     keep("conv.test_kl", first["conv"].chosen["test_kl"], "nats", first["conv"])
     keep_ends(lab, first)

@@ -198,7 +198,7 @@ def loss_at(run: Run, images: Tensor, z: Tensor) -> Tensor:
 
 
 def robust(lab: Lab, rows: dict[str, Tensor]) -> Figure:
-    """Images decoded from codes with more and more noise, a row for each share and model."""
+    """Images decoded from codes without and with noise, a row for each share and model."""
     drawn = labelled_rows(rows, "Decoded from codes with noise of s times their own spread", zoom=2,
                           label=150)
     return lab.figure(
