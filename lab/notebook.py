@@ -169,7 +169,7 @@ class Lab:
                  "test loss": run.chosen["test_loss"], "minutes": run.seconds / 60,
                  "on": f"{run.device}, {run.precision}"} for training, run in self.runs.items()]
         return Table(rows, {"training loss": ",.1f", "KL": ".1f", "held-out loss": ",.1f",
-                            "test loss": ",.1f", "minutes": ".1f"})
+                            "test loss": ",.1f", "minutes": ".1f"}, fold="Every training")
 
     def codes(self, run: Run, part: str = "test") -> tuple[Tensor, Tensor]:
         """mu and logvar (N, d) of a recipe's images, as its run's model gives them; worked out

@@ -34,7 +34,7 @@ CAPTION = ("PCA is compared with its own losses on the test images, every networ
 
 def sample_sheet(seed: int = 0, folder: Path = WEIGHTS) -> Figure:
     """A figure of ten samples a row: of the shipped models, of one class of CIFAR-10, which the
-    seed chooses, and walks along the three dimensions of each model that cost most nats."""
+    seed chooses, and walks along the two dimensions of each model that cost most nats."""
     rows = {}
     for name in ("improved", "faces"):
         rows |= {f"{name}: {what}": enlarged(images)
@@ -44,14 +44,13 @@ def sample_sheet(seed: int = 0, folder: Path = WEIGHTS) -> Figure:
 
 def samples_of(shipped: Shipped, seed: int) -> dict[str, Tensor]:
     """Rows of ten images in [0, 1], by what they are."""
-    rows = {f"draws {10 * i + 1} to {10 * i + 10}": part for i, part in enumerate(
-            draw_images(shipped.model, 2 * COLUMNS, seed).split(COLUMNS))}
+    rows = {"draws": draw_images(shipped.model, COLUMNS, seed)}
     if "classes" in shipped.about:
         classes = shipped.about["classes"]
         label = seed % len(classes)
         rows[f"class {classes[label]}"] = class_draws(shipped, label, COLUMNS, seed)
     middle = torch.zeros(1, shipped.recipe.latent)
-    for dim in shipped.arrays["kl"].topk(3).indices.tolist():
+    for dim in shipped.arrays["kl"].topk(2).indices.tolist():
         rows[f"z[{dim}], −3 to 3"] = traverse(shipped.model, middle, dim, REACH, COLUMNS)
     return rows
 

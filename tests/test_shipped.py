@@ -162,7 +162,7 @@ def test_a_class_is_drawn_from_the_gaussian_of_its_codes(kept):
 
 def test_a_sheet_has_draws_a_class_and_walks_of_both_models(kept, tmp_path, monkeypatch, capsys):
     rows = visitors.samples_of(read_shipped("improved", kept[0]), seed=3)
-    assert [len(row) for row in rows.values()] == [10] * 6
+    assert [len(row) for row in rows.values()] == [10] * 4
     assert f"class {data.load('cifar10', 'test', limit=1, source='standin').label_names[3]}" in rows
     monkeypatch.setattr(visitors, "read_shipped", lambda name, folder: read_shipped(name, kept[0]))
     assert main(["sample", "--seed", "3", "--out", str(tmp_path / "a.png")]) == 0

@@ -94,20 +94,6 @@ def linear_curve(lab: Lab) -> linear.RateDistortion:
     return linear.curve_on(*axes(lab), sigma2s, LARGE.latent)
 
 
-def prediction(lab: Lab) -> Table:
-    """What the faces' spectrum predicts for each β; in the last row it predicts collapse."""
-    known, rows = axes(lab)[0], []
-    collapse = critical_beta(LARGE, known)
-    for beta in (1, 4, 10, collapse):
-        sigma2, (rate, error) = LARGE.but(beta=float(beta)).sigma2, predicted(lab, beta)
-        best = linear.linear_optimum(known, sigma2, LARGE.latent)
-        rows.append({"β": beta, "σ² = β/8": sigma2, "KL": rate, "squared error": error,
-                     "degrees of freedom": best.dof, "active dimensions": best.active})
-    lab.found.keep("betas.predicted_collapse", collapse)
-    return Table(rows, {"β": ",.0f", "σ² = β/8": ",.3f", "KL": ".0f", "squared error": ",.0f",
-                        "degrees of freedom": ".0f"})
-
-
 # ---- what came of it
 
 
@@ -142,6 +128,7 @@ def keep_outcomes(lab: Lab, rows: dict[str, dict]) -> None:
     def keep(name: str, value: float, unit: str, key: str = "") -> None:
         lab.found.keep(f"betas.{name}", value, unit, runs(lab).get(key))
 
+    keep("predicted_collapse", critical_beta(LARGE, axes(lab)[0]), "")
     error = {key: row["squared error"] for key, row in rows.items()}
     gaps = {key: rows[key]["KL"] / max(rows[key]["KL, linear"], 1e-12) - 1 for key in EQUAL}
     for key, gap in gaps.items():
@@ -330,22 +317,18 @@ def matching(lab: Lab) -> Table:
     keep("match.turned_1_10", found["1_10"].turned)
     keep("match.same_1_10", found["1_10"].same)
     keep("match.read_1_10", found["1_10"].read)
-    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"))
+    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"), fold="Five pairs of models")
 
 
 @trained
-def single_factors(lab: Lab) -> Table:
-    """Whether dimensions tell one attribute each, and more so than turned axes do."""
-    rows, labels, seed = [], lab.splits("celeba128").test.labels, lab.settings.seed
-    errors, keep = {}, lab.found.keep
-    for key in [key for key in runs(lab) if key != "1_long"]:
-        mu = codes(lab, key)[:, used(lab, key)]
-        share, (turned, errors[key]) = (latent.one_factor(mu, labels),
-                                        latent.one_factor_turned(mu, labels, seed))
-        excess = None if share is None else share - turned
-        if key != "4":
-            keep(f"betas.one_factor_excess_{key}", excess)
-        rows.append({"model": name_of(lab, key), "largest attribute's share": share,
-                     "on turned axes": turned, "excess": excess})
-    keep("betas.one_factor_error", math.hypot(errors["1"], errors["10"]))
-    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".1%"))
+def keep_single_factors(lab: Lab) -> None:
+    """By how much more dimensions tell one attribute each than turned axes do."""
+    labels, seed, errors = lab.splits("celeba128").test.labels, lab.settings.seed, {}
+    for key, run in runs(lab).items():
+        if key in ("1", "10", "1_seed1"):
+            mu = codes(lab, key)[:, used(lab, key)]
+            share, (turned, errors[key]) = (latent.one_factor(mu, labels),
+                                            latent.one_factor_turned(mu, labels, seed))
+            if share is not None:
+                lab.found.keep(f"betas.one_factor_excess_{key}", share - turned, run=run)
+    lab.found.keep("betas.one_factor_error", math.hypot(errors["1"], errors["10"]))

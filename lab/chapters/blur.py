@@ -75,70 +75,63 @@ def whole_images(lab: Lab) -> density.FullGaussian:
 @needs(*TRAININGS)
 def sigmas(lab: Lab) -> Table:
     """What each decoder variance makes of the loss as a distribution of grey levels, in bits for
-    each value of a test image; the linear optimum's are of training images."""
+    each value of a test image, and how like the originals reconstructions are and how blurred they
+    and samples. The linear models' bits are of training images."""
     images, known = lab.cifar.test.images[:IMAGES], scale(lab, "cifar").spectrum
-    vaes = {key: sigma_row(lab, key, images) for key in SWEEP}
+    vaes = {key: vae_row(lab, key, images) for key in SWEEP}
     whole = density.bits(whole_images(lab).nats(images), images[0].numel())[0]
-    keep, half, learned = lab.found.keep, lab.run("sigma-2"), lab.run("sigma-learned")
-    _, _, kl, as_density, _ = vaes["2"]
-    keep("blur.kl_2", kl, "nats", half)
-    keep("blur.density_2", as_density, "bits", half)
-    keep("blur.sigma2_learned", vaes["learned"][1], "squared pixels", learned)
-    keep("blur.kl_learned", vaes["learned"][2], "nats", learned)
-    keep("blur.full_covariance_bits", whole, "bits")
+    components = {"distribution": f"{LATENT} principal components"} | rebuilt(
+        lab, through_components(known, images))
+    keep_rows(lab, vaes, components, whole)
     rows = [*vaes.values(), linear_row("σ² = ½", known, 0.5),
-            linear_row("σ² the best", known, density.learned_sigma2(known, LATENT)),
-            ("Gaussian with full covariance", None, None, whole, None),
-            ("all grey levels alike", None, None, 8.0, 8.0)]
-    formats = {"distribution": "", "σ²": ".4f", "KL": ".0f", DENSITY: ".2f", KEPT: ".2f"}
-    return Table([dict(zip(formats, row, strict=True)) for row in rows], formats)
+            linear_row("σ² the best", known, density.learned_sigma2(known, LATENT)), components,
+            {"distribution": "autoencoder, the same layers"}
+            | rebuilt(lab, reconstruct(lab.run("small-ae").model, images)),
+            {"distribution": "Gaussian with full covariance", DENSITY: whole},
+            {"distribution": "all grey levels alike", DENSITY: 8.0, KEPT: 8.0}]
+    formats = {"distribution": "", "σ²": ".4f", "KL": ".0f", DENSITY: ".2f", KEPT: ".2f",
+               SSIM: ".3f", REBUILT: ".2f", SAMPLED: ".2f"}
+    return Table([{head: row.get(head) for head in formats} for row in rows], formats)
 
 
-def sigma_row(lab: Lab, key: str, images: Tensor) -> tuple[str, float, float, float, float]:
-    """A training as a distribution: its name, variance and KL, and bits of both kinds."""
+def vae_row(lab: Lab, key: str, images: Tensor) -> dict:
+    """A training as a distribution, and what its reconstructions and samples look like."""
     (name, words), values = SWEEP[key], images[0].numel()
     model = lab.run(name).model
     nats = nats_of(model, images, lab.settings.seed)
-    return (f"VAE, {words}", sigma2_of(model), nats["KL"].mean().item(),
-            *(density.bits(nats[kind], values)[0] for kind in (DENSITY, KEPT)))
+    samples = draw_images(model, min(IMAGES, len(lab.cifar.test)), lab.settings.seed)
+    return {"distribution": f"VAE, {words}", "σ²": sigma2_of(model), "KL": nats["KL"].mean().item(),
+            **{kind: density.bits(nats[kind], values)[0] for kind in (DENSITY, KEPT)},
+            **rebuilt(lab, reconstruct(model, images)),
+            SAMPLED: blur_shown(lab.judge.measure(samples))}
 
 
-def linear_row(words: str, known: Spectrum, sigma2: float) -> tuple[str, float, float, float, None]:
+def linear_row(words: str, known: Spectrum, sigma2: float) -> dict:
     """The best linear VAE as a distribution, of the images of its spectrum, as a density."""
     bits = density.closed_nats(known, sigma2, LATENT) / (len(known.mean) * math.log(2))
-    rate = linear_optimum(known, sigma2, LATENT).rate
-    return f"linear VAE, {words}", sigma2, rate, bits, None
+    return {"distribution": f"linear VAE, {words}", "σ²": sigma2, DENSITY: bits,
+            "KL": linear_optimum(known, sigma2, LATENT).rate}
 
 
-@needs(*TRAININGS)
-def looks(lab: Lab) -> Table:
-    """How like the originals reconstructions are, and how blurred they and samples are."""
-    images, seed, n = lab.cifar.test.images[:IMAGES], lab.settings.seed, len(lab.cifar.test)
-    keep, rows = lab.found.keep, {}
-    for key, (name, words) in SWEEP.items():
-        model = lab.run(name).model
-        rows[key] = looks_row(lab, f"VAE, {words}", reconstruct(model, images),
-                              draw_images(model, min(IMAGES, n), seed))
-    rows["ae"] = looks_row(lab, "autoencoder, the same layers",
-                           reconstruct(lab.run("small-ae").model, images))
-    rows["pca"] = looks_row(lab, f"{LATENT} principal components",
-                            through_components(scale(lab, "cifar").spectrum, images))
-    for key in ("2", "learned", "pca"):
-        keep(f"blur.px_kept_{key}", rows[key][REBUILT], "pixels")
-    for key in ("2", "learned"):
-        keep(f"blur.px_{key}", rows[key][SAMPLED], "pixels", lab.run(SWEEP[key][0]))
-    return Table(list(rows.values()), {SSIM: ".3f", REBUILT: ".2f", SAMPLED: ".2f", "±": ".2f",
-                                       "± of samples": ".2f"})
+def rebuilt(lab: Lab, images: Tensor) -> dict:
+    """How like the first test images these reconstructions of them are, and how blurred."""
+    originals = lab.cifar.test.images[:len(images)]
+    return {SSIM: ssim(images, originals).mean().item(),
+            REBUILT: blur_shown(lab.judge.measure(images))}
 
 
-def looks_row(lab: Lab, name: str, rebuilt: Tensor, samples: Tensor | None = None) -> dict:
-    """What is measured of reconstructions of the first test images, and of samples if there are."""
-    found = lab.judge.measure(rebuilt)
-    drawn = lab.judge.measure(samples) if samples is not None else None
-    return {"images": name, SSIM: ssim(rebuilt, lab.cifar.test.images[:len(rebuilt)]).mean().item(),
-            REBUILT: blur_shown(found), "±": found["blur_error"],
-            SAMPLED: blur_shown(drawn) if drawn else None,
-            "± of samples": drawn["blur_error"] if drawn else None}
+def keep_rows(lab: Lab, vaes: dict[str, dict], components: dict, whole: float) -> None:
+    """Keeps what text and claims quote of the table."""
+    keep, half, learned = lab.found.keep, vaes["2"], vaes["learned"]
+    keep("blur.density_2", half[DENSITY], "bits", lab.run("sigma-2"))
+    keep("blur.sigma2_learned", learned["σ²"], "squared pixels", lab.run("sigma-learned"))
+    keep("blur.full_covariance_bits", whole, "bits")
+    keep("blur.px_kept_pca", components[REBUILT], "pixels")
+    for key, row in {"2": half, "learned": learned}.items():
+        run = lab.run(SWEEP[key][0])
+        keep(f"blur.kl_{key}", row["KL"], "nats", run)
+        keep(f"blur.px_kept_{key}", row[REBUILT], "pixels", run)
+        keep(f"blur.px_{key}", row[SAMPLED], "pixels", run)
 
 
 @needs("sigma-2", "sigma-learned")

@@ -67,10 +67,10 @@ def losses(lab: Lab) -> Table:
 
 def every_loss(lab: Lab) -> Table:
     """The same of every model."""
-    return loss_table(lab, (*untrained(lab, "cifar"), *MODELS))
+    return loss_table(lab, (*untrained(lab, "cifar"), *MODELS), fold="Every model")
 
 
-def loss_table(lab: Lab, names: tuple[str, ...]) -> Table:
+def loss_table(lab: Lab, names: tuple[str, ...], fold: str = "") -> Table:
     """The losses of these models; a row is of the first seed."""
     known, found = untrained(lab, "cifar"), trained(lab)
     rows = [loss_row(lab, name, known[name], []) for name in names if name in known]
@@ -79,7 +79,7 @@ def loss_table(lab: Lab, names: tuple[str, ...]) -> Table:
     absent = ", ".join(name for name in names if name not in known | found)
     return Table(rows, {"test loss": ",.1f", "above the floor": ".1f", "mean of seeds": ".1f",
                         "±": ".1f", "KL": ".1f", "error over linear": ".3f", "seconds": ",.0f"},
-                 caption=f"Not trained here: {absent}." if absent else "")
+                 caption=f"Not trained here: {absent}." if absent else "", fold=fold)
 
 
 def loss_row(lab: Lab, label: str, terms: dict, runs: list[Run]) -> dict:
@@ -233,11 +233,11 @@ def quality_row(lab: Lab, label: str, found: dict) -> dict:
             "± over seeds": None, "seeds": None}
 
 
-def distances(judge: Judge, head: str, found: dict[str, dict]) -> Table:
+def distances(judge: Judge, head: str, found: dict[str, dict], fold: str = "") -> Table:
     """What a judge has measured: a Fréchet distance, and the blur of real images of equal KID."""
     return Table([{head: name, judge.name: each["distance"],
                    "equivalent blur, pixels": blur_shown(each)} for name, each in found.items()],
-                 {judge.name: ".4g", "equivalent blur, pixels": ".1f"})
+                 {judge.name: ".4g", "equivalent blur, pixels": ".1f"}, fold=fold)
 
 
 # ---- pixels permuted
@@ -305,4 +305,4 @@ def trial_table(jobs: dict[str, Job]) -> Table:
     caption = f"{left} of {len(jobs)} trials are not trained here; `python -m lab trials` does it."
     return Table(rows, {"parameters": ",", "held-out loss": ",.1f", "against the first": "+.1f",
                         "training loss": ",.1f", "seconds an epoch": ".0f"},
-                 caption=caption if left else "")
+                 caption=caption if left else "", fold="Every trial")

@@ -10,7 +10,7 @@ from lab.chapters.scale import scale
 from lab.latent import main_direction
 from lab.linear import Spectrum, linear_optimum
 from lab.notebook import Lab, needs, once
-from lab.show import Figure, Table
+from lab.show import Figure
 from vae_helpers import GREY, kl_divergence, new_figure
 
 RANDOM = ("05", "09", "11", "20")               # β over the critical one, in tenths
@@ -38,30 +38,30 @@ def collapsed(lab: Lab, key: str) -> dict:
             "variance along one direction": along, "axes it spreads": over}
 
 
-@needs(*NEEDED)
-def table(lab: Lab) -> Table:
-    """What CIFAR-10's codes hold below and above the critical β, from random and aligned starts."""
-    keep, rows = lab.found.keep, {key: collapsed(lab, key) for key in RANDOM + ALIGNED}
+def keep_rows(lab: Lab, rows: dict[str, dict]) -> None:
+    """Keeps what text and claims quote of these trainings."""
+    keep, half = lab.found.keep, rows["05"]
     for (key, row), name in zip(rows.items(), NEEDED, strict=True):
         keep(f"collapse.kl_{key}", row["KL"], "nats", lab.run(name))
-    half, recipe = rows["05"], lab.run("collapse-05").recipe
     keep("collapse.linear_kl_05", half["KL, linear"], "nats")
     keep("collapse.linear_kl_09", rows["09"]["KL, linear"], "nats")
     keep("collapse.unaligned_05", half[UNALIGNED], "nats")
     keep("collapse.variance_05", half["variance along one direction"],
          "of the codes' variance, along one direction")
     keep("collapse.axes_05", half["axes it spreads"], "axes that this direction spreads over")
-    keep("collapse.critical", betas.critical_beta(recipe, scale(lab, "cifar").spectrum))
-    return Table(list(rows.values()), dict.fromkeys(("KL", "KL, linear", UNALIGNED), ".3f") | {
-        SHARE: ".1f", "variance along one direction": ".0%", "axes it spreads": ".0f"})
+    keep("collapse.critical", betas.critical_beta(lab.run("collapse-05").recipe,
+                                                  scale(lab, "cifar").spectrum))
 
 
 @needs(*NEEDED)
 def figure(lab: Lab) -> Figure:
-    """KL against β around the critical one, over two closed forms."""
+    """What CIFAR-10's codes hold below and above the critical β, from random and aligned starts,
+    over two closed forms."""
+    rows = {key: collapsed(lab, key) for key in RANDOM + ALIGNED}
+    keep_rows(lab, rows)
     drawn = plot_collapse(scale(lab, "cifar").spectrum,
-                          {"random start": [collapsed(lab, key) for key in RANDOM],
-                           "aligned start": [collapsed(lab, key) for key in ALIGNED]})
+                          {"random start": [rows[key] for key in RANDOM],
+                           "aligned start": [rows[key] for key in ALIGNED]})
     return lab.figure(drawn, "collapse", "KL of CIFAR-10's codes falls to 0 as β nears the "
                       "critical one, with the lines of a linear model and of one direction that "
                       "spreads over all axes")

@@ -224,26 +224,18 @@ def least_squares(columns: list[Tensor], y: Tensor) -> list[tuple[float, float]]
     return list(zip(coefficients.tolist(), errors.tolist(), strict=True))
 
 
-def class_effects(detour: Tensor, distance: Tensor, same: Tensor) -> list[tuple[float, float]]:
-    """By how much the detour within a class differs from that between two, with standard errors:
-    as pairs come, and at equal distance of the codes. Negative: one class has the straighter way.
-    """
+def class_effect(detour: Tensor, distance: Tensor, same: Tensor) -> tuple[float, float]:
+    """By how much the detour within a class differs from that between two, at equal distance of
+    the codes, with its standard error. Negative: one class has the straighter way."""
     moved = detour.isfinite()                   # equal images have no way between them
     detour, far, same = detour[moved], distance[moved].double().log2(), same[moved]
-    one = torch.ones(len(detour))
-    return [least_squares([one, same], detour)[1],
-            least_squares([one, same, far - far.mean()], detour)[1]]
+    return least_squares([torch.ones(len(detour)), same, far - far.mean()], detour)[1]
 
 
-def similar(lab: Lab) -> Table:
-    """Whether images of one class have the straighter way, as pairs come and at equal distance."""
+def keep_similar(lab: Lab) -> None:
+    """Whether images of one class have the straighter way, at equal distance of the codes."""
     run, test = lab.run("conv"), lab.cifar.test
     index, same = class_pairs(test, min(CLASS_PAIRS, len(test) // 2), lab.settings.seed)
-    raw, fair = class_effects(*detours(run.model, test.images, index), same)
-    lab.found.keep("similar.coefficient", fair[0], run=run)
-    lab.found.keep("similar.error", fair[1], run=run)
-    rows = [{f"detour of {len(index):,} pairs, one class less two": name, "difference": value,
-             "±": error, "in errors": finite(value / error)}
-            for name, (value, error) in {"as pairs come": raw,
-                                         "at equal distance of the codes": fair}.items()]
-    return Table(rows, {"difference": "+.4f", "±": ".4f", "in errors": "+.1f"})
+    effect, error = class_effect(*detours(run.model, test.images, index), same)
+    lab.found.keep("similar.coefficient", effect, run=run)
+    lab.found.keep("similar.error", error, run=run)

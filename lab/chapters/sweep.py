@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
 from lab.chapters.cifar import key_of
-from lab.chapters.interpolation import STEPS, decode_paths, detour_of, doubling_exponent
+from lab.chapters.interpolation import STEPS, decode_paths, doubling_exponent
 from lab.linear import Estimate, Scores, Spectrum, linear_on, scores_of, spectrum
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES
@@ -244,7 +244,8 @@ def every_training(lab: Lab) -> Table:
         rows.append({"training": f"*standard deviation over seeds, {network}*", **sd,
                      "± of KID": None})
     return Table(rows, {"epochs": ".3g", "held-out loss": ".2f", "test loss": ".2f",
-                        "unsteadiness": ".2f", "KID": ".3f", "± of KID": ".3f"})
+                        "unsteadiness": ".2f", "KID": ".3f", "± of KID": ".3f"},
+                 fold="Every training")
 
 
 # ---- by name
@@ -289,15 +290,11 @@ def by_name(lab: Lab) -> Figure:
 
 
 @needs(*TRAININGS)
-def random_path(lab: Lab) -> Table:
-    """How smooth and how straight the way between two draws is, trained and untrained."""
-    run, rows = lab.run(lab.settings.setting), []
+def keep_paths(lab: Lab) -> None:
+    """How soon steps between two draws shrink when there are twice as many, trained and not."""
+    run = lab.run(lab.settings.setting)
     untrained = build(run.recipe, lab.settings.seed).eval()
-    for key, name, model in (("path", run.recipe.name, run.model),
-                             ("path_untrained", "the same network, untrained", untrained)):
+    for key, model in {"path": run.model, "path_untrained": untrained}.items():
         frames = random_paths(model, PAIRS, lab.settings.seed, 2 * STEPS - 1)   # half-steps too
-        detour, error = detour_of(frames[:, ::2])
-        exponent = doubling_exponent(frames[:, ::2], frames)
-        lab.found.keep(f"sweep.{key}.doubling", exponent, "exponent")
-        rows.append({"network": name, "exponent": exponent, "detour": detour, "±": error})
-    return Table(rows, {"exponent": ".2f", "detour": ".2f", "±": ".2f"})
+        lab.found.keep(f"sweep.{key}.doubling", doubling_exponent(frames[:, ::2], frames),
+                       "exponent")

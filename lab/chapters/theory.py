@@ -180,7 +180,8 @@ def draws_needed(lab: Lab, most: int = 100, samples: int = 300) -> Table:
     lab.found.keep("q2.ratio_baseline", rows[0]["median"], "", run)
     rank = spearmanr(ratios, variances).statistic
     return Table(rows, dict.fromkeys(("lower quartile", "median", "upper quartile"), ".1f"),
-                 caption=f"{n} test images; rank correlation of the rows {rank:.2f}.")
+                 caption=f"{n} test images; rank correlation of the rows {rank:.2f}.",
+                 fold="Quartiles over images")
 
 
 def quartiles(name: str, values: Tensor) -> dict:
@@ -216,7 +217,7 @@ def noise_losses(lab: Lab) -> Table:
     for key, row in rows.items():
         lab.found.keep(f"q3.robust_{key}_1", row["at s = 1"], "nats above the floor")
     return Table(list(rows.values()), {"at s = 0": ",.0f", "at s = 1": ",.0f", "lost": ",.0f",
-                                       "±": ".0f"})
+                                       "±": ".0f"}, fold="Both kinds of noise")
 
 
 def noise_row(lab: Lab, label: str, name: str, together: bool = False, n: int = 1_000) -> dict:
@@ -278,7 +279,8 @@ def sample_distances(lab: Lab) -> Table:
     return distances(judge, "images", {
         "half of the test images": judge.ends["real"], "VAE, N(0, I)": vae,
         "autoencoder, N(0, I)": measured(lab, "small-ae"),
-        "autoencoder, fitted Gaussian": judge.measure(drawn), "β = 0, N(0, I)": none})
+        "autoencoder, fitted Gaussian": judge.measure(drawn), "β = 0, N(0, I)": none},
+        fold="Distances of five sets of images")
 
 
 def two_sample(lab: Lab) -> Table:

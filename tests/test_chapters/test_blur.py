@@ -62,8 +62,9 @@ def test_everything_shows_itself_on_few_images(tmp_path, monkeypatch):
         monkeypatch.setitem(RECIPES, name, RECIPES[name].but(widths=(4, 8, 8)))
     lab = short_lab(tmp_path, 160, EXTENSIONS=True)
     assert_shows(blur.pictures(lab), Figure)
-    assert len(blur.looks(lab).rows) == 6
     rows = {row["distribution"]: row for row in blur.sigmas(lab).rows}
     linear_half, half = rows["linear VAE, σ² = ½"], rows["VAE, σ² = ½"]
     assert linear_half[blur.DENSITY] > 8 > half[blur.KEPT]      # [0, 1] is narrow for σ² = ½
     assert lab.found["blur.density_2"] == half[blur.DENSITY] > half[blur.KEPT]
+    components = rows["128 principal components"]
+    assert components[blur.SSIM] > half[blur.SSIM] and components[blur.DENSITY] is None

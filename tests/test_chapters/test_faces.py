@@ -51,7 +51,7 @@ def lab(tmp_path_factory):
 
 @pytest.mark.parametrize("name, kind", [
     ("losses", Table), ("readings", Table), ("densities", Table), ("neighbours", Figure),
-    ("memory", Table), ("latent_size", Table)])
+    ("memory", Table)])
 def test_everything_shows_itself(lab, name, kind):
     assert_shows(getattr(ask, name)(lab), kind)
 
@@ -101,7 +101,7 @@ def test_a_remembered_face_would_stand_out(lab):
 
 
 def test_latent_sizes_are_compared_over_seeds(lab):
-    ask.latent_size(lab)
+    ask.keep_latent_size(lab)
     assert lab.found["faces.d128_costs"] == pytest.approx(-1)
     assert lab.found["faces.d128_error"] == pytest.approx(math.sqrt(1 + 9))    # of two and of two
 

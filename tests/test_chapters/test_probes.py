@@ -10,7 +10,7 @@ from lab.chapters import probes as ask
 from lab.chapters import scale
 from lab.linear import linear_optimum
 from lab.recipes import RECIPES, Training
-from lab.show import Figure, Table
+from lab.show import Table
 from lab.training import draw_codes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,22 +74,21 @@ def test_kinds_of_codes_are_compared_on_the_same_faces(lab):
     assert lab.found["probes.auc_mean"] == means["the code μ"]
 
 
-def test_edits_are_drawn_and_large_models_are_asked_for(lab):
-    assert_shows(ask.edited(lab), Figure)
-    assert {row["not trained here"] for row in ask.by_beta(lab).rows} == {
+def test_large_models_are_asked_for(lab):
+    assert {row["not trained here"] for row in ask.keep_by_beta(lab).rows} == {
         "celeba128, 5 epochs", "celeba128-b4", "celeba128-b10"}
 
 
 def test_models_of_several_betas_are_compared_with_the_deviation_of_seeds(lab, monkeypatch):
     aucs = iter([0.80, 0.82, 0.85, 0.7])            # of two seeds of β = 1, of β = 4 and of 10
     monkeypatch.setattr(ask, "reading", lambda lab, few, codes: {"a": torch.full((9,), next(aucs))})
-    monkeypatch.setattr(ask, "nats", lambda lab, run: 1.0)
     for training in (Training("celeba128", epochs=5), Training("celeba128", 1, epochs=5),
                      Training("celeba128-b4"), Training("celeba128-b10")):
         monkeypatch.setitem(lab.runs, training, SimpleNamespace(
             model=lab.run("celeba64").model, recipe=RECIPES["celeba64"], identity={"seed": 0},
             hash="0123abcd"))
-    assert_shows(ask.by_beta(lab), Table)
+    ask.keep_by_beta(lab)
     assert lab.found["probes.b4_less_b1"] == pytest.approx(0.04, abs=1e-5)
+    assert lab.found["probes.b10_less_b1"] == pytest.approx(-0.11, abs=1e-5)
     assert lab.found["probes.b4_less_b1_error"] == pytest.approx(0.02 / 2 ** 0.5 * 1.5 ** 0.5,
                                                                  rel=1e-4)

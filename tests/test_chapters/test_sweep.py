@@ -87,15 +87,17 @@ def lab(tmp_path, monkeypatch):
 
 
 def test_everything_shows_itself_and_keeps_what_claims_read(lab):
-    for table in (ask.losses, ask.rankings, ask.every_training, ask.random_path):
+    for table in (ask.losses, ask.rankings, ask.every_training):
         assert_shows(table(lab), Table)
+    ask.keep_paths(lab)
     for figure in (ask.curves, ask.by_name):
         assert_shows(figure(lab), Figure)
     row = ask.losses(lab).rows[0]
     assert row["epochs"] == 9 and row["test loss"] == row["held-out loss"] + 5
     assert row["rise"] == pytest.approx(2)                      # from the least to the last
     assert lab.found["sweep.loaded.loss"] == pytest.approx(lab.found["sweep.loaded.stored"])
-    assert {"sweep.error.test_loss", "sweep.p2_conv_on.rise", "sweep.sd.loss_fc"} < set(lab.found)
+    assert {"sweep.error.test_loss", "sweep.p2_conv_on.rise", "sweep.sd.loss_fc",
+            "sweep.path.doubling", "sweep.path_untrained.doubling"} < set(lab.found)
 
 
 def test_errors_are_of_seeds_and_for_kid_of_samples_too(lab):
