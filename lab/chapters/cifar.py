@@ -302,7 +302,7 @@ def trial_table(jobs: dict[str, Job]) -> Table:
              "training loss": job.history[-1]["loss"],
              "seconds an epoch": median_seconds(job.history)} for tried, job in done.items()]
     left = len(jobs) - len(done)
-    caption = f"{left} of {len(jobs)} trials are not trained here; `python -m lab trials` does it."
+    caption = f"Missing here: {left} of {len(jobs)} trials, which `python -m lab trials` trains."
     return Table(rows, {"parameters": ",", "held-out loss": ",.1f", "against the first": "+.1f",
                         "training loss": ",.1f", "seconds an epoch": ".0f"},
                  caption=caption if left else "", fold="Every trial")

@@ -96,7 +96,7 @@ def test_trials_show_what_is_finished_beside_the_first_and_count_what_is_not(lab
              for name, width in (("plain", 8), ("wider", 16), ("widest", 32))}
     last = tried["wider"].train().last["heldout_loss"]
     shown = cifar.trial_table(tried)
-    assert shown.caption.startswith("2 of 3 trials") and len(shown.rows) == 1
+    assert shown.caption.startswith("Missing here: 2 of 3 trials") and len(shown.rows) == 1
     assert shown.rows[0]["against the first"] is None               # which is not there
     first = tried["plain"].train().last["heldout_loss"]
     rows = cifar.trial_table(tried).rows
