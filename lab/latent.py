@@ -293,7 +293,6 @@ class Correspondence(NamedTuple):
     turned: float | None  # the same with the second code on axes turned at random
     same: float | None  # mean |Spearman| of dimensions of one index, of those that both have
     read: float | None  # R² of the second code from the first, by least squares
-    read_back: float | None  # of the first from the second
 
 
 def correspondence(a: Tensor, b: Tensor, live_a: Tensor, live_b: Tensor,
@@ -304,7 +303,7 @@ def correspondence(a: Tensor, b: Tensor, live_a: Tensor, live_b: Tensor,
     return Correspondence(
         finite(match(one, other).rho.mean()), finite(torch.cat(turns).mean()),
         finite((ranked(a[:, both]) * ranked(b[:, both])).mean(0).abs().mean()),
-        read_linearly(one, other), read_linearly(other, one))
+        read_linearly(one, other))
 
 
 def attribute_correlation(codes: Tensor, attributes: Tensor) -> Tensor:

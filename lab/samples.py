@@ -272,14 +272,6 @@ def blur_at(values: list[float | None], value: float | None) -> tuple[float | No
     return (float(widths[0]), "") if len(widths) else (None, f"> {GRID[-1]:g}")
 
 
-def equivalent_blur(values: list[float | None], value: float | None, error: float | None) -> dict:
-    """That width as `blur`, its standard error from the value's, and `blur_end`."""
-    width, end = blur_at(values, value)
-    around = [blur_at(values, value + off)[0] for off in (-error, error)] if error else [None]
-    error = None if None in around else (around[1] - around[0]) / 2
-    return {"blur": width, "blur_end": end, "blur_error": error}
-
-
 def blur_shown(found: dict) -> float | str | None:
     """What a table shows of a measured blur: the pixels, or the end that it is beyond."""
     return found["blur"] if found["blur"] is not None else found["blur_end"] or None
@@ -410,8 +402,8 @@ class Judge:
         """All measures of these images, None where one is not a finite number.
 
         Beside those of FARTHER: `kid_error`, its standard error; `blur`, the blur of real images,
-        in pixels, at which the KID is the same; `blur_error`; and `blur_end` ("< 0.5") where that
-        blur is beyond the ladder.
+        in pixels, at which the KID is the same; and `blur_end` ("< 0.5") where that blur is beyond
+        the ladder.
         """
         return self._with_blur(self._measure(images, self.test))
 
@@ -447,4 +439,5 @@ class Judge:
 
     def _with_blur(self, found: dict) -> dict:
         """The same, and the blur of real images that comes to as much."""
-        return found | equivalent_blur(self.blur_curve, found["kid"], found["kid_error"])
+        width, end = blur_at(self.blur_curve, found["kid"])
+        return found | {"blur": width, "blur_end": end}

@@ -245,15 +245,11 @@ def test_a_width_is_read_off_a_curve_and_beyond_it_the_end():
     assert blur_at([None, *values[1:]], 1.5) == blur_at(values, None) == (None, "")
 
 
-def test_the_error_of_a_blur_is_that_of_its_value_and_a_value_of_0_is_one():
+def test_a_blur_is_shown_in_pixels_or_as_the_end_that_it_is_beyond():
     values = [width - 2 for width in GRID]
-    found = samples.equivalent_blur(values, 0.0, 0.5)
-    assert (found["blur"], found["blur_error"]) == pytest.approx((2, 0.5))
-    assert samples.blur_shown(found) == found["blur"] and found["blur_end"] == ""
-    assert samples.equivalent_blur(values, 0.0, None)["blur_error"] is None
-    for value, error, end in ((-1.6, 0.5, "< 0.5"), (6.1, 0.5, "> 8"), (None, None, None)):
-        beyond = samples.equivalent_blur(values, value, error)
-        assert samples.blur_shown(beyond) == end and beyond["blur_error"] is None
+    for value, shown in ((0.0, pytest.approx(2)), (-1.6, "< 0.5"), (6.1, "> 8"), (None, None)):
+        width, end = blur_at(values, value)
+        assert samples.blur_shown({"blur": width, "blur_end": end}) == shown
 
 
 # ---- the classifier

@@ -308,12 +308,11 @@ def matching(lab: Lab) -> Table:
         if {one, other} <= runs(lab).keys():
             found[name] = here = latent.correspondence(
                 codes(lab, one), codes(lab, other), used(lab, one), used(lab, other), seed)
-            if name in ("1_10", "longer"):
+            if name in ("1_10", "longer", "seeds"):
                 keep(f"match.rho_{name}", here.rho)
             rows.append({"models": f"{name_of(lab, one)} / {name_of(lab, other)}",
                          "|ρ|, matched": here.rho, "on turned axes": here.turned,
-                         "of equal index": here.same, "R² of the second from the first": here.read,
-                         "of the first from the second": here.read_back})
+                         "of equal index": here.same, "R² of the second from the first": here.read})
     keep("match.turned_1_10", found["1_10"].turned)
     keep("match.same_1_10", found["1_10"].same)
     keep("match.read_1_10", found["1_10"].read)

@@ -262,7 +262,7 @@ CLAIMS = (
           "errors over seeds and turns",
           lambda ten, one, again, turns: clear(ten - one, math.hypot(one - again, turns))),
     Claim(BETA, "a row over β shows one dimension", ("match.same_1_10", "match.turned_1_10"),
-          "dimensions of one index correlate more than matched ones on axes turned at random",
+          "those of one index in β = 1 and 10 correlate more than matched ones on turned axes",
           lambda same, turned: said(same > turned), matters=True),
     Claim(BETA, "no run of β = 1, 4, 10 collapses: no KL → 0 with flat traversals",
           ("betas.least_rate", "betas.least_moved"), "every KL is above 1 nat, and every strongest "
