@@ -115,8 +115,8 @@ def of_factors(sentence: str, betas: tuple[int, ...], sign: int, limit: float) -
 
 CLAIMS = (
     Claim(ORIGINAL, "convolution beats full connection: loss 1824 < 1867",
-          ("fc.loss", "conv.loss", "fc.training_sd", "conv.training_sd"), "lower" + MARGIN,
-          lambda fc, conv, a, b: clear(fc - conv, math.hypot(a, b)), matters=True),
+          ("conv.loss", "fc.loss", "conv.training_sd", "fc.training_sd"), "lower" + MARGIN,
+          lambda conv, fc, a, b: clear(fc - conv, math.hypot(a, b)), matters=True),
     Claim(ORIGINAL, "the convolutional model's loss is 1824", ("conv.loss", "conv.training_sd"),
           NEAR, ends_at(1824, 1867)),
     Claim(ORIGINAL, "the fully connected model's loss is 1867", ("fc.loss", "fc.training_sd"),
