@@ -162,14 +162,8 @@ class Lab:
         return self.kept[key]
 
     def log(self) -> Table:
-        """The last line of every training that was used."""
-        rows = [{"training": called(training), "epochs": len(run.history),
-                 "training loss": run.chosen["loss"], "KL": run.chosen["kl"],
-                 "held-out loss": run.chosen.get("heldout_loss"),
-                 "test loss": run.chosen["test_loss"], "minutes": run.seconds / 60,
-                 "on": f"{run.device}, {run.precision}"} for training, run in self.runs.items()]
-        return Table(rows, {"training loss": ",.1f", "KL": ".1f", "held-out loss": ",.1f",
-                            "test loss": ",.1f", "minutes": ".1f"}, fold="Every training")
+        """Every training that was used."""
+        return logged(self.trainings())
 
     def codes(self, run: Run, part: str = "test") -> tuple[Tensor, Tensor]:
         """mu and logvar (N, d) of a recipe's images, as its run's model gives them; worked out
@@ -264,3 +258,13 @@ def needs(*wanted: str | Training) -> Callable:
             return lab.absent(*missing) if missing else function(lab, *arguments, **options)
         return shown
     return mark
+
+
+def logged(trainings: list[dict]) -> Table:
+    """What the log shows of each training of results.json."""
+    rows = [{"training": each["training"], "images": each["images"], "epochs": each["epochs"],
+             "test loss": each["test_loss"], "test KL": each["test_kl"],
+             "minutes": each["minutes"], "on": f"{each['device']}, {each['precision']}"}
+            for each in trainings]
+    return Table(rows, {"test loss": ",.1f", "test KL": ".1f", "minutes": ".1f"},
+                 fold=f"All {len(rows)} trainings")

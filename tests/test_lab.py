@@ -169,7 +169,7 @@ def test_trainings_say_what_was_used(here, tmp_path):
     assert kept["training"] == "early" and kept["recipe"] == "early" and kept["seed"] == 2
     assert kept["run"] == run.hash and kept["chosen"] == run.chosen["epoch"]
     assert kept["epochs"] == len(run.history) and kept["images"] == 35
-    assert json.loads(json.dumps(kept)) == kept and row["KL"] == run.chosen["kl"]
+    assert json.loads(json.dumps(kept)) == kept and row["test KL"] == run.chosen["test_kl"]
     assert (kept["test_loss"], kept["test_kl"]) == (run.chosen["test_loss"], run.chosen["test_kl"])
     assert kept["test_floor"] == 0                          # of squared error
 

@@ -212,4 +212,4 @@ def edits(lab: Lab) -> Table:
     keep("edits.most", max(made))
     keep("edits.real_least", min(real))
     return Table(rows, {"own": "+.2f", "±, own": ".2f", "by": "+.2f", "±, else": ".2f",
-                        "share of own": ".0%"}, fold=f"All {len(rows)} edits")
+                        "share of own": ".0%"}, fold=f"All {len(made)} edits, and real faces")
