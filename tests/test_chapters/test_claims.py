@@ -48,8 +48,8 @@ def test_a_row_takes_as_many_numbers_as_it_names_and_without_one_is_undecided(cl
 
 
 @pytest.mark.parametrize(("words", "numbers", "verdict"), [
-    ("1824 < 1867", (1867, 1824, 3, 4), CONFIRMED), ("1824 < 1867", (1830, 1824, 3, 4), UNDECIDED),
-    ("1824 < 1867", (1800, 1824, 3, 4), CONTRADICTED),
+    ("1824 < 1867", (1824, 1867, 3, 4), CONFIRMED), ("1824 < 1867", (1830, 1824, 3, 4), UNDECIDED),
+    ("1824 < 1867", (1824, 1800, 3, 4), CONTRADICTED),
     ("loss is 1867", (1865.1, 0.2), CONFIRMED), ("loss is 1867", (1860, 2), UNDECIDED),
     ("loss is 1867", (1860, 0.2), CONTRADICTED),
     ("locality", (25, 1.6, 0.3, 0.2), CONFIRMED), ("locality", (2, -1.6, 0.3, 0.2), UNDECIDED),
