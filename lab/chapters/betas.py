@@ -211,12 +211,13 @@ def keep_settling(lab: Lab) -> None:
 
 @trained
 def reconstructions(lab: Lab) -> Figure:
-    """The same eight test faces and what each model makes of them."""
-    rows = {"test faces": lab.splits("celeba128").test.images[:8]} | {
+    """The same eight test faces and what each model makes of them, at half size."""
+    rows = {"test faces": as_pixels(lab.splits("celeba128").test.images[:8])} | {
         name_of(lab, key): decode_set(runs(lab)[key].model, codes(lab, key)[:8])
         for key in (*EQUAL, "1_long")}
-    return lab.figure(labelled_rows(rows, "The same test faces through four models", zoom=1,
-                                    label=LABEL),
+    rows = {name: F.avg_pool2d(images, 2) for name, images in rows.items()}
+    return lab.figure(labelled_rows(rows, "The same test faces through four models, at half size",
+                                    zoom=1, label=LABEL),
                       "beta-reconstructions", "Eight test faces, and below them their "
                       "reconstructions with β = 1, 4 and 10 after equal epochs, then with β = 1 "
                       "after all of its epochs", picture=True)
