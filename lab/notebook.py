@@ -163,7 +163,12 @@ class Lab:
 
     def log(self) -> Table:
         """Every training that was used."""
-        return logged(self.trainings())
+        rows = [{"training": each["training"], "images": each["images"], "epochs": each["epochs"],
+                 "test loss": each["test_loss"], "test KL": each["test_kl"],
+                 "minutes": each["minutes"], "on": f"{each['device']}, {each['precision']}"}
+                for each in self.trainings()]
+        return Table(rows, {"test loss": ",.1f", "test KL": ".1f", "minutes": ".1f"},
+                     fold=f"All {len(rows)} trainings")
 
     def codes(self, run: Run, part: str = "test") -> tuple[Tensor, Tensor]:
         """mu and logvar (N, d) of a recipe's images, as its run's model gives them; worked out
@@ -258,13 +263,3 @@ def needs(*wanted: str | Training) -> Callable:
             return lab.absent(*missing) if missing else function(lab, *arguments, **options)
         return shown
     return mark
-
-
-def logged(trainings: list[dict]) -> Table:
-    """What the log shows of each training of results.json."""
-    rows = [{"training": each["training"], "images": each["images"], "epochs": each["epochs"],
-             "test loss": each["test_loss"], "test KL": each["test_kl"],
-             "minutes": each["minutes"], "on": f"{each['device']}, {each['precision']}"}
-            for each in trainings]
-    return Table(rows, {"test loss": ",.1f", "test KL": ".1f", "minutes": ".1f"},
-                 fold=f"All {len(rows)} trainings")

@@ -216,6 +216,8 @@ def test_corresponding_codes_are_told_from_turned_ones_and_read_both_ways():
     assert found.same < 0.05 and found.read == pytest.approx(0.5, abs=0.03)
     none = latent.correspondence(a, noise, every[:5], every[2:], seed=0)
     assert none.rho == pytest.approx(none.turned, abs=0.02)
+    rich = latent.correspondence(a, a, every, every[2:], seed=0)
+    assert [rich.same, rich.read] == pytest.approx([1, 1])
     poor = latent.correspondence(a, a, every[2:], every, seed=0)    # two of eight are missing
     assert poor.same == pytest.approx(1) and poor.read == pytest.approx(6 / 8, abs=0.02)
     assert latent.read_linearly(a[:19], a[:19]) is None

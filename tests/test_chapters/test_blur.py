@@ -63,6 +63,7 @@ def test_everything_shows_itself_on_few_images(tmp_path, monkeypatch):
     lab = short_lab(tmp_path, 160, EXTENSIONS=True)
     assert_shows(blur.pictures(lab), Figure)
     rows = {row["distribution"]: row for row in blur.sigmas(lab).rows}
+    assert len(rows) == 10
     linear_half, half = rows["linear VAE, σ² = ½"], rows["VAE, σ² = ½"]
     assert linear_half[blur.DENSITY] > 8 > half[blur.KEPT]      # [0, 1] is narrow for σ² = ½
     assert lab.found["blur.density_2"] == half[blur.DENSITY] > half[blur.KEPT]

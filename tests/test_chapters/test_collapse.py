@@ -46,6 +46,7 @@ def test_a_short_run_has_a_row_for_every_start(tmp_path, monkeypatch):
         monkeypatch.setitem(RECIPES, name, RECIPES[name].but(widths=(4, 8, 8)))
     lab = short_lab(tmp_path, 60, EXTENSIONS=True)
     assert isinstance(collapse.figure(lab), Figure)
+    assert all(f"collapse.kl_{key}" in lab.found for key in collapse.RANDOM + collapse.ALIGNED)
     first = collapse.collapsed(lab, "05")
     assert first["β over the critical"] == pytest.approx(55.35 / lab.found["collapse.critical"])
     assert lab.found["collapse.kl_05"] == first["KL"]

@@ -111,7 +111,7 @@ def test_doubling_the_steps_tells_a_line_from_a_jump_from_noise(kind, exponent):
 
 
 def test_a_class_that_is_only_nearer_has_no_effect_at_equal_distance_and_a_planted_one_is_found():
-    draw, found = generator(), []
+    draw, found, raw = generator(), [], []
     for _ in range(100):
         same = torch.arange(300) < 150
         distance = torch.rand(300, generator=draw) + 1 - 0.4 * same         # one class is nearer
@@ -119,6 +119,8 @@ def test_a_class_that_is_only_nearer_has_no_effect_at_equal_distance_and_a_plant
         for planted in (0.0, -0.05):
             detour = 1 + 0.1 * distance.log2() + planted * same + noise
             found.append(ask.class_effect(detour, distance, same))
+            raw.append(detour[same].mean() - detour[~same].mean())
+    assert torch.stack(raw[::2]).mean() < -0.02             # as pairs come, it seems to have one
     found = torch.tensor(found).view(100, 2, 2)                 # draw, planted, value or error
     assert torch.allclose(found[..., 0].mean(0), torch.tensor([0.0, -0.05]), atol=0.005)
     assert found[:, 0, 1].mean() == pytest.approx(found[:, 0, 0].std().item(), rel=0.2)
