@@ -2,7 +2,8 @@
 
 nbconvert's own export loads its formulas' script from elsewhere and shows raw TeX without it.
 Here TeX becomes MathML, which browsers draw by themselves and screen readers read. Figures keep
-their alt texts, and the input of a cell tagged `hide-input` is closed until somebody opens it.
+their alt texts. The input of a cell tagged `hide-input` is closed until somebody opens it, and so
+is what stands below a heading tagged `fold`.
 Headings make contents; tables and formulas that are wider than the page scroll in their own box.
 The page's security policy lets a browser load nothing, whatever a cell has shown, and run nothing
 but one script of this folder, by its digest: the player of a decoder, below a cell tagged `player`.
@@ -141,12 +142,29 @@ def with_still(output: NotebookNode) -> str:
             f'alt="{escape(about["alt"])}" width="{about["width"]}"></picture>')
 
 
+def mark_folds(nb: NotebookNode) -> None:
+    """Says of each cell whether it `opens` a fold and how many it `closes`, and of the notebook how
+    many are left: a fold ends at a heading that is no lower than its own, as in Jupyter."""
+    open_levels: list[int] = []
+    for cell in nb.cells:
+        marks = re.findall(r"^(#+) ", cell.source, re.MULTILINE)
+        level = min(map(len, marks)) if marks and cell.cell_type == "markdown" else 7
+        ended = [each for each in open_levels if each >= level]
+        del open_levels[len(open_levels) - len(ended):]
+        cell.metadata["closes"] = len(ended)
+        if "fold" in cell.metadata.get("tags", []):
+            cell.metadata["opens"] = True
+            open_levels.append(level)
+    nb.metadata["closes"] = len(open_levels)
+
+
 def export(notebook: Path, target: Path | None = None) -> Path:
     """The HTML file that was written, `target` or a file beside `notebook`."""
     nb = nbformat.read(notebook, as_version=4)
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
         if "image/gif" in output.get("data", {}):
             output.data["text/html"] = with_still(output)
+    mark_folds(nb)
     renderer = Renderer(notebook.parent)
     exporter = HTMLExporter(
         template_name="offline", extra_template_basedirs=[str(TEMPLATES)], embed_images=True,

@@ -172,7 +172,9 @@ def refresh(path: Path) -> None:
 # ---- the committed file
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-HIDDEN = {"source_hidden": True}  # how Jupyter keeps that an input is collapsed
+# How Jupyter keeps that an input is closed, and what stands below a heading.
+HIDDEN = {"hide-input": {"jupyter": {"source_hidden": True}},
+          "fold": {"jp-MarkdownHeadingCollapsed": True}}
 
 
 def clean(path: Path) -> None:
@@ -192,7 +194,9 @@ def cleaned(nb: NotebookNode) -> NotebookNode:
     nb.metadata = {"kernelspec": KERNEL, "language_info": language}
     for cell in nb.cells:
         kept = {key: cell.metadata[key] for key in ("tags", "alt") if cell.metadata.get(key)}
-        cell.metadata = kept | ({"jupyter": HIDDEN} if "hide-input" in tags(cell) else {})
+        for tag in HIDDEN.keys() & tags(cell):
+            kept |= HIDDEN[tag]
+        cell.metadata = kept
         if cell.cell_type == "code":
             cell.outputs = merge_streams(cell.outputs)
     return nb

@@ -111,6 +111,20 @@ def test_input_that_is_not_for_reading_is_folded_and_no_output_is(tmp_path):
     assert page.main.text.count("source") == len(page("img", alt="a \"b\" <c>")) == 2
 
 
+def folded(text):
+    return v4.new_markdown_cell(text, metadata={"tags": ["fold"]})
+
+
+def test_a_folded_heading_opens_what_stands_below_it_to_the_next_of_its_level(tmp_path):
+    page = made(tmp_path, "# A\n\n### B", folded("## C"), "in C", folded("### D"), "in D", figure(),
+                "#### E\n\nand D", "### F\n\nand C", "# G", folded("## H"), "in H")
+    folds = {fold.summary.text.strip(): fold for fold in page.select("details.fold")}
+    inside = {name: re.findall("(?:in|and) .", fold.text) for name, fold in folds.items()}
+    assert inside == {"C": ["in C", "in D", "and D", "and C"], "D": ["in D", "and D"],
+                      "H": ["in H"]}
+    assert len(folds["D"]("img")) == 1 and not any("open" in fold.attrs for fold in folds.values())
+
+
 def test_a_figure_is_enlarged_by_a_box_to_tick(tmp_path):
     page = made(tmp_path, figure())
     assert page.img.parent.name == "label" and page.img.parent.input["type"] == "checkbox"
