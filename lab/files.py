@@ -32,10 +32,6 @@ class Damaged(Trouble):
         super().__init__(f"{path} {why}: {do}")
 
 
-class Unwritable(Trouble):
-    """A file that could not be written."""
-
-
 class Busy(Trouble):
     """Another process trains this run."""
 
@@ -53,8 +49,8 @@ def write_atomically(path: Path, write: Callable[[io.BufferedIOBase], None]) -> 
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise Unwritable(f"{path} could not be written ({error.strerror or error}); "
-                         "what was there before is kept") from error
+        raise Trouble(f"{path} could not be written ({error.strerror or error}); "
+                      "what was there before is kept") from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -140,8 +136,8 @@ def only_process(folder: Path) -> Iterator[None]:
         raise Busy(f"another process is training {folder}; "
                    "wait until it ends, or stop it") from None
     except OSError as error:
-        raise Unwritable(f"{folder} cannot be written to ({error.strerror or error}); "
-                         "choose another folder, or make room in this one") from error
+        raise Trouble(f"{folder} cannot be written to ({error.strerror or error}); "
+                      "choose another folder, or make room in this one") from error
     try:
         for half_written in folder.glob("*.tmp"):        # by a process that was killed
             half_written.unlink()

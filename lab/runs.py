@@ -167,20 +167,11 @@ class Job:
 
     recipe: Recipe
     splits: Splits
-    epochs: int = 0                 # 0: the recipe's own
+    epochs: int
     seed: int = 0
     runs: str | Path = "runs"
     device: str = "auto"
     wanted: str = "auto"            # precision
-
-    def __post_init__(self):
-        recipe, images = self.recipe, self.splits.train.images
-        if recipe.patience and self.splits.heldout is None:
-            raise Refused(f"{recipe.name} stops early, so it needs a held-out set")
-        if tuple(images.shape[1:]) != (3, recipe.side, recipe.side):
-            raise Refused(f"{recipe.name} takes images of 3x{recipe.side}x{recipe.side}, not "
-                          + "x".join(map(str, images.shape[1:])))
-        object.__setattr__(self, "epochs", self.epochs or recipe.epochs)
 
     @cached_property
     def where(self) -> torch.device:
@@ -394,10 +385,6 @@ def say_what_it_took(job: Job, progress: Progress) -> None:
 # ---- several processes
 
 
-class Ended(Trouble):
-    """Another process of this training ended, and with it the training."""
-
-
 def processes() -> tuple[int, int]:
     """This process's rank, and how many train together, as torchrun says; (0, 1) without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -420,8 +407,8 @@ def connected(device: torch.device) -> Iterator[None]:
         gone = isinstance(error, dist.DistError) or "Connection" in str(error)
         if processes()[1] == 1 or not gone:
             raise
-        raise Ended("another process of this training ended; start all of them again, and they "
-                    "go on from the last whole epoch") from error
+        raise Trouble("another process of this training ended; start all of them again, and "
+                      "they go on from the last whole epoch") from error
 
 
 def from_first(work: Callable):
@@ -438,7 +425,7 @@ def from_first(work: Callable):
             raise
     dist.broadcast_object_list(said, 0)
     if said[1] is not None:
-        raise Ended(f"the first process ended: {said[1]}")
+        raise Trouble(f"the first process ended: {said[1]}")
     return said[0]
 
 

@@ -124,27 +124,20 @@ def learning_rate(recipe: Recipe, done: float) -> float:
     return recipe.lr * (start + (end - start) * (1 - math.cos(math.pi * share)) / 2)
 
 
-def stop_early(recipe: Recipe, losses: list[float]) -> bool:
-    """Whether the held-out loss has gone `patience` epochs without falling by `min_delta` nats."""
-    best, waited = math.inf, 0
-    for loss in losses:
-        gained = loss < best - recipe.min_delta
-        best, waited = (loss, 0) if gained else (best, waited + 1)
-    return 0 < recipe.patience <= waited
-
-
 def is_finished(recipe: Recipe, history: list[dict], epochs: int) -> bool:
-    """Whether no epoch is left: all are there, or the training has stopped early."""
-    stopped = bool(recipe.patience) and stop_early(recipe, [h["heldout_loss"] for h in history])
-    return len(history) >= epochs or stopped
+    """Whether no epoch is left: all are there, or, where a recipe has patience, the held-out loss
+    has gone so many epochs without falling by `min_delta` nats."""
+    if not recipe.patience:
+        return len(history) >= epochs
+    best, waited = math.inf, 0
+    for record in history:
+        gained = record["heldout_loss"] < best - recipe.min_delta
+        best, waited = (record["heldout_loss"], 0) if gained else (best, waited + 1)
+    return len(history) >= epochs or waited >= recipe.patience
 
 
 def best_epoch(history: list[dict]) -> dict:
     return min(history, key=lambda h: h["heldout_loss"])
-
-
-class NonFinite(Trouble):
-    """The loss is no longer a number."""
 
 
 def check_finite(recipe: Recipe, sums: Tensor, epoch: int, folder: Path) -> None:
@@ -152,19 +145,23 @@ def check_finite(recipe: Recipe, sums: Tensor, epoch: int, folder: Path) -> None
     bad = (~torch.isfinite(sums)).nonzero()
     if len(bad):
         batch, term = bad[0].tolist()
-        raise NonFinite(f"{recipe.name}: the {('reconstruction', 'KL')[term]} is not finite in "
-                        f"epoch {epoch}, batch {batch + 1}; {folder} keeps epoch {epoch - 1}; "
-                        "try a smaller learning rate or precision fp32")
+        refuse_epoch(recipe, f"the {('reconstruction', 'KL')[term]} is not finite in epoch "
+                     f"{epoch}, batch {batch + 1}", epoch, folder)
 
 
 def check_epoch(model: VAE, record: dict, folder: Path) -> None:
     """The same for what an epoch's last step made: weights, and held-out terms under them."""
+    epoch = record["epoch"]
     bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     bad += [name for name, value in record.items() if not math.isfinite(value)]
     if bad:
-        raise NonFinite(f"{model.recipe.name}: {bad[0]} is not finite after the last batch of "
-                        f"epoch {record['epoch']}; {folder} keeps epoch {record['epoch'] - 1}; "
-                        "try a smaller learning rate or precision fp32")
+        refuse_epoch(model.recipe, f"{bad[0]} is not finite after the last batch of epoch {epoch}",
+                     epoch, folder)
+
+
+def refuse_epoch(recipe: Recipe, why: str, epoch: int, folder: Path) -> None:
+    raise Trouble(f"{recipe.name}: {why}; {folder} keeps epoch {epoch - 1}; try a smaller learning "
+                  "rate or precision fp32")
 
 
 # ---- an epoch, and what it is worth

@@ -41,7 +41,7 @@ def kept(tmp_path_factory):
         for name, recipe in TINY.items():
             patch.setitem(RECIPES, name, recipe)
             splits = load_splits(recipe.data, recipe.side, source="standin")
-            run = Job(recipe, splits, runs=runs, device="cpu", wanted="fp32").train()
+            run = Job(recipe, splits, 1, runs=runs, device="cpu", wanted="fp32").train()
             parts, about = kept_of(run, splits, decoder_alone=name == "celeba32")
             write_shipped(folder / f"{name}.npz", parts, about)
         yield folder, runs
@@ -202,7 +202,7 @@ def test_finished_runs_stand_beside_it_and_others_do_not(kept, tmp_path, monkeyp
     small = RECIPES["small"].but(widths=(4,), latent=3, epochs=1)
     others = small.but(name="squares", reconstruction="sse"), small.but(name="damaged")
     for recipe in (small, *others):
-        Job(recipe, splits, runs=runs, device="cpu", wanted="fp32").train()
+        Job(recipe, splits, 1, runs=runs, device="cpu", wanted="fp32").train()
     capsys.readouterr()                                 # the trainings' own lines
     [file] = runs.glob("damaged-*/state.pt")
     file.write_bytes(file.read_bytes()[:500])

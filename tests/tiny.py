@@ -53,7 +53,7 @@ def job(runs, recipe=TINY, train=IMAGES, heldout=None, test=None, **more):
     """The job of a recipe on blotches; one that stops early has held-out images."""
     heldout = HELDOUT if heldout is None and recipe.patience else heldout
     return Job(recipe, Splits(train, heldout, test), runs=runs,
-               **{"device": "cpu", "wanted": "fp32", **more})
+               **{"epochs": recipe.epochs, "device": "cpu", "wanted": "fp32", **more})
 
 
 def run(runs, recipe=TINY, **more):
