@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from data import DataError
@@ -90,21 +89,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-OPTIONS = {
-    "epochs": (int, "passes over the images; 0: the recipe's own"),
-    "limit": (int, "images to train on; 0: all"), "runs": (str, "folder of trained models"),
-    "data": (str, "real, standin, or auto: real where it lies; `train` also takes folder: all "
-                  "pictures in the data root"),
-    "data-root": (str, "folder of the datasets"), "device": (str, "cuda, mps, cpu or auto"),
-    "precision": (str, "bf16, fp32, or auto: that of a kept run, else the machine's")}
+OPTIONS = {     # the parameters that are options, too
+    "epochs": "passes over the images; 0: the recipe's own",
+    "train_limit": "images to train on; 0: all", "runs": "folder of trained models",
+    "data": "real, standin, or auto: real where it lies; `train` also takes folder: all pictures in"
+            " the data root",
+    "data_root": "folder of the datasets", "device": "cuda, mps, cpu or auto",
+    "precision": "bf16, fp32, or auto: that of a kept run, else the machine's"}
 
 
 def add_settings(made: argparse.ArgumentParser, seeds: str | None = None) -> None:
     """The notebook's parameters that decide a training, as options."""
-    for name, (kind, text) in OPTIONS.items():
-        field = "train_limit" if name == "limit" else name.replace("-", "_")
-        default = getattr(Settings, field)
-        made.add_argument(f"--{name}", type=kind, dest=field, default=default,
+    for field, text in OPTIONS.items():
+        name, default = field.removeprefix("train_").replace("_", "-"), getattr(Settings, field)
+        made.add_argument(f"--{name}", type=type(default), dest=field, default=default,
                           help=f"{text} ({default})")
     made.add_argument("--seed", type=int, nargs=seeds, default=[0] if seeds else 0, help="decides "
                       "weights, order and noise" + "; of several, each is a training" * bool(seeds))
@@ -131,8 +129,7 @@ def shard(text: str) -> Callable[[list], list]:
 
 def lab_of(args: argparse.Namespace, seed: int) -> Lab:
     """The notebook's object, its parameters those of the command line."""
-    fields = ("epochs", "train_limit", "data", "data_root", "runs", "device", "precision")
-    given = {name.upper(): getattr(args, name) for name in fields}
+    given = {field.upper(): getattr(args, field) for field in OPTIONS}
     if args.do is train and args.data == "folder":      # nothing stands in for one's own pictures
         given["DATA"] = "real"
     return Lab(given | {"SEED": seed})
@@ -172,22 +169,19 @@ def list_runs(args: argparse.Namespace) -> None:
     """Prints how far every training is that is wanted here, on the data that lie here, those of
     somebody's own pictures, and every other folder as an orphan."""
     lab, known = lab_of(args, args.seed), set()
-    wanted = [(called(training), training.name, partial(lab.job, training))
-              for training in TRAININGS]
-    wanted += [(name, recipe.name, partial(lab.job, recipe))
-               for name, recipe in (TRIALS | SPRINT_TRIALS).items()]
-    for label, name, make in wanted:
-        if list(Path(args.runs).glob(f"{name}-*/state.pt")):
-            job = make()
+    wanted = {called(training): training for training in TRAININGS} | TRIALS | SPRINT_TRIALS
+    for label, training in wanted.items():
+        if list(Path(args.runs).glob(f"{training.name}-*/state.pt")):
+            job = lab.job(training)
             known |= {run_folder(args.runs, job.identity_in(p)) for p in ("bf16", "fp32")}
             print(f"{label}: {how_far(job)}")
         else:                                           # the images need not be read for it
             print(f"{label}: absent")
-    own = [each for each in kept_identities(args.runs) if recipe_of(each).data == "folder"]
-    for identity in own:
-        folder = run_folder(args.runs, identity)
-        known.add(folder)
-        print(f"{folder.name}: of pictures of your own")
+    for identity in kept_identities(args.runs):
+        if recipe_of(identity).data == "folder":
+            folder = run_folder(args.runs, identity)
+            known.add(folder)
+            print(f"{folder.name}: of pictures of your own")
     for path in sorted(Path(args.runs).glob("*/state.pt")):
         if path.parent not in known:
             print(f"orphan: {path.parent} is wanted by no training of this code on these data")
