@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +160,9 @@ def refresh(path: Path) -> None:
     except CellExecutionError as error:
         raise NotebookError(f"{path.name} is as it was, because a cell failed with {error.ename}: "
                             f"{error.evalue}") from error
-    for cell, fresh in zip(cells, small.cells, strict=True):
+    for cell, fresh in zip(cells, cleaned(small).cells, strict=True):
         if "nbval-check-output" in tags(cell):
-            cell.outputs = merge_streams(fresh.outputs)
+            cell.outputs = fresh.outputs
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = cell.execution_count
@@ -187,8 +187,11 @@ def clean(path: Path) -> None:
 
 
 def cleaned(nb: NotebookNode) -> NotebookNode:
-    """A copy without times and states of an editor, whose progress lines are whole."""
-    nb = copy.deepcopy(nb)
+    """A copy without times and states of an editor, nor a live line that has ended on nothing; the
+    pieces of a stream are joined, and what a carriage return wrote over is gone."""
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+    nb, _ = CoalesceStreamsPreprocessor().preprocess(copy.deepcopy(nb), {})
     language = nb.metadata.get("language_info", {"name": "python"})
     language.pop("version", None)
     nb.metadata = {"kernelspec": KERNEL, "language_info": language}
@@ -198,27 +201,8 @@ def cleaned(nb: NotebookNode) -> NotebookNode:
             kept |= HIDDEN[tag]
         cell.metadata = kept
         if cell.cell_type == "code":
-            cell.outputs = merge_streams(cell.outputs)
+            cell.outputs = [out for out in cell.outputs if out.get("data") != {"text/plain": ""}]
     return nb
-
-
-def merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    r"""The outputs with neighbouring pieces of one stream joined, and what a \r wrote over gone."""
-    merged: list[NotebookNode] = []
-    for output in outputs:
-        last = merged[-1] if merged else None
-        if (last and output.output_type == last.output_type == "stream"
-                and output.name == last.name):
-            last.text += output.text
-        else:
-            merged.append(output)
-    blank = {"text/plain": ""}                      # of a live line that has ended on nothing
-    merged = [output for output in merged if output.get("data") != blank]
-    for output in merged:
-        if output.output_type == "stream":
-            lines = output.text.split("\n")
-            output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
-    return merged
 
 
 def problems(path: Path) -> Iterator[str]:
