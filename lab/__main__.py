@@ -15,8 +15,6 @@ from lab.notebook import Lab, called
 from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings, Training
 from lab.runs import Job, kept_identities, processes, recipe_of, run_folder, seconds_of
 
-FORESEEN = (Trouble, DataError)     # each is one sentence
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the command line asks; the exit status."""
@@ -231,7 +229,7 @@ def what_if(args: argparse.Namespace) -> None:
 
 
 def ship(args: argparse.Namespace) -> None:
-    from lab.shipping import NAMES, ship
+    from lab.shipped import NAMES, ship
 
     lab = lab_of(args, args.seed)
     for name in args.names or NAMES:
@@ -287,7 +285,7 @@ def in_sentences(work: Callable[[], None]) -> int:
         print("\nstopped; finished epochs are kept, and the same command goes on from there",
               file=sys.stderr)
         return 130
-    except FORESEEN as error:
+    except (Trouble, DataError) as error:               # each is one sentence
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

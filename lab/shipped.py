@@ -1,4 +1,4 @@
-"""Weights in the repository, for whoever has neither the data nor the hours: how they are kept.
+"""Weights in the repository, for whoever has neither the data nor the hours: made, kept and read.
 
 data/weights/NAME.npz holds plain arrays, which are read without unpickling anything:
 
@@ -19,6 +19,7 @@ An array X at 8 bits is int8 and stands beside X.scale, whose shape makes X * X.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from collections.abc import Mapping
@@ -27,17 +28,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lab.files import Damaged, digest_of, write_atomically
-from lab.linear import Spectrum
+import data
+from data import ImageSet, Splits
+from lab.density import aggregate_posterior
+from lab.files import Damaged, Refused, digest_of, write_atomically
+from lab.linear import Spectrum, linear_model, spectrum
+from lab.notebook import Lab
+from lab.player import linear_weights
 from lab.recipes import RECIPES
-from lab.runs import recipe_of
-from lab.training import fresh
-from vae_helpers import VAE, Recipe
+from lab.runs import Run, recipe_of
+from lab.training import draw_images, encode_set, evaluate, fresh
+from vae_helpers import VAE, Recipe, as_pixels, kl_divergence
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "weights"
 AGAIN = "check it out again, or write it anew by `python -m lab ship`"
+NAMES = ("improved", "faces", "celeba32")   # the last one's decoder alone, for the exported page
+DEAREST = 0.05      # nats: what rounding may cost, and more is said
+TOP = 384           # eigenvalues that are kept
+CODED = 20_000      # training images whose codes the Gaussians of the classes are fitted to
 
 # ---- numbers of few bits
 
@@ -65,11 +76,6 @@ def at_8_bits(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             kept[name], kept[f"{name}.scale"] = eight_bits(values.detach(), values.dim() // 4)
     return kept
-
-
-def at_16_bits(model: VAE) -> dict[str, Tensor]:
-    """A model's state with its numbers as float16."""
-    return {name: value.half() for name, value in model.state_dict().items()}
 
 
 def unpacked(parts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,3 +151,91 @@ def opened(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if digest != digest_of([text, sorted(parts.items())]):
         raise Damaged(path, "is damaged (its content has another digest)", AGAIN)
     return json.loads(text), parts
+
+
+# ---- what is made of a finished run
+
+
+def ship(lab: Lab, name: str) -> str:
+    """Writes the weights of a recipe's finished run; one sentence on what rounding them cost."""
+    job, path = lab.job(name), WEIGHTS / f"{name}.npz"
+    if not job.splits.test.real:
+        raise Refused(f"{name} is shipped as trained on real images, and these are drawn: say by "
+                      "--data-root where the dataset lies")
+    if not job.finished:
+        return f"{name}: {job.folder} holds no finished run, so {path} stays as it is"
+    parts, about = kept_of(job.train(), job.splits, decoder_alone=name == "celeba32")
+    write_shipped(path, parts, about)
+    cost = about["loss"]["test"] - about["unrounded"]
+    verdict = "within" if abs(cost) <= DEAREST else "MORE THAN"
+    return (f"{path}: run {about['run']}, {path.stat().st_size / 1e6:.2f} MB; test loss "
+            f"{about['unrounded']:.3f}, at {about['bits']} bits {about['loss']['test']:.3f}: "
+            f"{cost:+.3f} nats, {verdict} the {DEAREST} that they may cost")
+
+
+def kept_of(run: Run, splits: Splits, decoder_alone: bool) -> tuple[dict[str, Tensor], dict]:
+    """The arrays of a file of weights, and what its text says; the head of this file lists both."""
+    recipe, test = run.recipe, splits.test
+    alone = {f"decoder.{name}": value for name, value in run.model.decoder.state_dict().items()}
+    weights = at_8_bits(alone) if decoder_alone else {
+        name: value.half() for name, value in run.model.state_dict().items()}
+    rounded = copy.deepcopy(run.model)
+    rounded.load_state_dict(unpacked(weights), strict=not decoder_alone)
+    standin = data.load(recipe.data, "test", recipe.side, source="standin")
+    known = spectrum(splits.train.images, TOP)
+    about = {"identity": run.identity, "run": run.hash, "bits": 8 if decoder_alone else 16,
+             "unrounded": mean_loss(run.model, test),
+             "loss": {"test": mean_loss(rounded, test), "standin": mean_loss(rounded, standin)},
+             "draws": draw_images(rounded, 64).mean().item(), "variance": known.total}
+    parts = {f"model.{name}": part for name, part in weights.items()}
+    parts["kl"] = mean_kl(rounded, test.images)
+    if decoder_alone:
+        parts |= at_8_bits(linear_weights(run.model, splits.train.images))
+    else:
+        pca = linear_model(recipe, known)
+        parts |= linear_parts(known, recipe.latent) | {"losses": quantiles(rounded, test.images),
+                  "losses_pca": quantiles(pca, test.images)}
+    if splits.train.labels.dim() == 1:
+        about["classes"] = splits.train.label_names
+        parts |= class_gaussians(rounded, splits.train.take(CODED))
+    return parts, about
+
+
+def mean_loss(model: VAE, images: ImageSet) -> float:
+    """The loss on a set, in nats per image."""
+    return evaluate(model, images.images).loss(model.recipe.beta).double().mean().item()
+
+
+def linear_parts(known: Spectrum, latent: int) -> dict[str, Tensor]:
+    """Mean, eigenvalues, and the first directions at 8 bits."""
+    q, scale = eight_bits(known.components[:latent], axis=0)
+    return {"mean": known.mean.half(), "eigenvalues": known.eigenvalues.float(),
+            "directions": q, "directions.scale": scale}
+
+
+def mean_kl(model: VAE, images: Tensor) -> Tensor:
+    """The mean nats (d,) of every latent dimension."""
+    return kl_divergence(*encode_set(model, images)).mean(0)
+
+
+def floors(images: Tensor) -> Tensor:
+    """The least cross-entropy (N,) that any x_hat can reach on each image: that of x itself."""
+    x = as_pixels(images)
+    return F.binary_cross_entropy(x, x, reduction="none").flatten(1).sum(1)
+
+
+def quantiles(model: VAE, images: Tensor) -> Tensor:
+    """The losses of images above their own floors: their 0, 1, ..., 100 % quantiles (101,)."""
+    losses = evaluate(model, images).loss(model.recipe.beta)
+    above = losses - torch.cat([floors(part) for part in images.split(500)])
+    return above.quantile(torch.linspace(0, 1, 101))
+
+
+def class_gaussians(model: VAE, train: ImageSet) -> dict[str, Tensor]:
+    """Mean (classes, d) and triangular root (classes, d, d) of the codes of each class."""
+    mu, logvar = encode_set(model, train.images)
+    fits = [aggregate_posterior(mu[train.labels == i], logvar[train.labels == i])
+            for i in range(len(train.label_names))]
+    return {"class_mean": torch.stack([fit.mean for fit in fits]).half(),
+            "class_root": torch.stack([torch.linalg.cholesky(fit.covariance)
+                                       for fit in fits]).half()}

@@ -18,11 +18,13 @@ from lab.runs import Job
 from lab.shipped import (
     at_8_bits,
     eight_bits,
+    floors,
+    kept_of,
+    mean_loss,
     read_shipped,
     unpacked,
     write_shipped,
 )
-from lab.shipping import floors, kept_of, mean_loss
 from lab.training import decode_set, draw_images, encode_set, evaluate
 from vae_helpers import build
 

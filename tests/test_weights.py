@@ -3,8 +3,7 @@
 import pytest
 
 import data
-from lab.shipped import WEIGHTS, read_shipped
-from lab.shipping import NAMES, mean_loss
+from lab.shipped import NAMES, WEIGHTS, mean_loss, read_shipped
 from lab.training import draw_images
 
 
