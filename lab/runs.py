@@ -257,7 +257,7 @@ def train_to_end(job: Job, progress: Progress) -> None:
                       "multiplies it hundreds of times slower than fp32; set PRECISION = 'fp32'")
     with contextlib.ExitStack() as held:
         from_first(lambda: held.enter_context(only_process(job.folder)))
-        state = from_first(lambda: last_state(job) or first_state(job))
+        state = from_first(lambda: state_of(job))
         model, optimizer, history = begin(job, state)
         together, images = wrapped(model), on_device(job.images, job.where)
         say_what_it_took(job, progress)
@@ -272,20 +272,17 @@ def train_to_end(job: Job, progress: Progress) -> None:
             log_epochs(history[-1:], job.epochs, progress)
 
 
-def first_state(job: Job) -> dict:
-    """What a training begins from: weights of the seed, or the best linear VAE where it starts."""
-    began = time.perf_counter()
+def state_of(job: Job) -> dict:
+    """What the last finished epoch left; at the start weights of the seed, or the best linear VAE
+    where a recipe starts there."""
+    path, began = job.folder / "state.pt", time.perf_counter()
+    if path.exists():
+        return read_state(path, job.identity)
     model = fresh(job.recipe, torch.device("cpu"), job.seed)
     if job.recipe.start != "random":
         start(model, spectrum_of(job.recipe, job.images))
     return {"model": model.state_dict(), "optimizer": None, "history": [], "best": None,
             "start_seconds": time.perf_counter() - began}
-
-
-def last_state(job: Job) -> dict | None:
-    """The state that the last finished epoch left; None at the start."""
-    path = job.folder / "state.pt"
-    return read_state(path, job.identity) if path.exists() else None
 
 
 def begin(job: Job, state: dict) -> tuple[VAE, torch.optim.Optimizer, list[dict]]:

@@ -32,13 +32,12 @@ from vae_helpers import (
 
 def choose_device(name: str = "auto") -> torch.device:
     """CUDA, MPS or CPU; "auto" takes the first that is there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+    known = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
              "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, yes in there.items() if yes)
-    if not there.get(name.split(":")[0], False):
-        raise Refused(f"device {name!r} is not on this machine, which has "
-                         + ", ".join(kind for kind, yes in there.items() if yes))
+    there = [kind for kind, yes in known.items() if yes]
+    name = there[0] if name == "auto" else name
+    if name.split(":")[0] not in there:
+        raise Refused(f"device {name!r} is not on this machine, which has {', '.join(there)}")
     return torch.device(name)
 
 
