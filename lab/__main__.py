@@ -53,11 +53,10 @@ def parser() -> argparse.ArgumentParser:
     add_settings(command("list", list_runs, "show which training is finished, begun or absent, and"
                          " which folders no training wants"))
     checked = command("check", check, "say what keeps an executed notebook from being committed")
-    checked.add_argument("files", nargs="*", type=Path)
     checked.add_argument("--refresh", action="store_true",
                          help="first run anew the cells that need neither data nor training")
-    command("clean", clean, "remove what an execution leaves behind beside the outputs"
-            ).add_argument("files", nargs="*", type=Path)
+    command("clean", lambda args: publish().clean(publish().NOTEBOOK),
+            "remove what an execution leaves behind beside the outputs")
     command("readme", readme,
             "write the numbers of the last full run into README.md and the notebook's prose")
     made = command("sample", sample, "write a sheet of samples of the shipped weights, which needs "
@@ -247,16 +246,9 @@ def publish():
 
 
 def check(args: argparse.Namespace) -> None:
-    files = args.files or [publish().NOTEBOOK]
     if args.refresh:
-        for path in files:
-            publish().refresh(path)
-    publish().check(files)
-
-
-def clean(args: argparse.Namespace) -> None:
-    for path in args.files or [publish().NOTEBOOK]:
-        publish().clean(path)
+        publish().refresh(publish().NOTEBOOK)
+    publish().check(publish().NOTEBOOK)
 
 
 def readme(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -39,12 +39,13 @@ class Busy(Trouble):
 # ---- written
 
 
-def write_atomically(path: Path, write: Callable[[io.BufferedIOBase], None]) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Writes beside, flushes to disk, renames: a reader sees the old file or the new one, whole."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -56,7 +57,7 @@ def write_atomically(path: Path, write: Callable[[io.BufferedIOBase], None]) -> 
 
 
 def write_json(path: Path, value) -> None:
-    write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
+    write_atomically(path, f"{json.dumps(value, indent=1)}\n".encode())
 
 
 def write_state(path: Path, identity: dict, **parts) -> None:
@@ -67,7 +68,7 @@ def write_state(path: Path, identity: dict, **parts) -> None:
     whole = io.BytesIO()
     torch.save({**parts, "identity": json.dumps(identity, sort_keys=True),
                 "digest": digest_of(parts)}, whole)
-    write_atomically(path, lambda file: file.write(whole.getbuffer()))
+    write_atomically(path, whole.getbuffer())
 
 
 # ---- read
@@ -130,17 +131,14 @@ def only_process(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; the system lets go of it even when that is killed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock", timeout=0)
-        lock.acquire()
+        held = FileLock(folder / "lock", timeout=0).acquire()
     except Timeout:
         raise Busy(f"another process is training {folder}; "
                    "wait until it ends, or stop it") from None
     except OSError as error:
         raise Trouble(f"{folder} cannot be written to ({error.strerror or error}); "
                       "choose another folder, or make room in this one") from error
-    try:
+    with held:
         for half_written in folder.glob("*.tmp"):        # by a process that was killed
             half_written.unlink()
         yield
-    finally:
-        lock.release()

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,6 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def write(path: Path, text: str) -> None:
-    """Puts `text` in the place of the file at once."""
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
 def read_notebook(path: Path) -> NotebookNode:
     """The notebook in the fourth format, valid."""
     nb = nbformat.read(path, as_version=4)
@@ -54,7 +49,7 @@ def read_notebook(path: Path) -> NotebookNode:
 def write_notebook(path: Path, nb: NotebookNode) -> None:
     """Puts a valid notebook in the place of the one at `path`."""
     nbformat.validate(nb)
-    write(path, nbformat.writes(nb) + "\n")
+    write_atomically(path, f"{nbformat.writes(nb)}\n".encode())
 
 
 def read_results() -> dict[str, Any]:
@@ -140,7 +135,7 @@ def full() -> None:
     if faults := list(problems(output)):
         raise NotebookError(f"The new execution stays in {relative(output)}, and the committed "
                             "notebook as it was, because of:\n" + "\n".join(faults))
-    write(NOTEBOOK, output.read_text(encoding="utf-8"))
+    write_atomically(NOTEBOOK, output.read_bytes())
     print(f"Executed in {seconds:.0f} s: {NOTEBOOK.name}")
 
 
@@ -223,9 +218,9 @@ def problems(path: Path) -> Iterator[str]:
         yield f"{path.name} has {path.stat().st_size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}"
 
 
-def check(paths: Iterable[Path]) -> None:
-    """Refuses notebooks with problems, all of them named."""
-    if faults := [f"{path.name}: {fault}" for path in paths for fault in problems(path)]:
+def check(path: Path) -> None:
+    """Refuses a notebook with problems, all of them named."""
+    if faults := [f"{path.name}: {fault}" for fault in problems(path)]:
         raise NotebookError("\n".join(faults))
 
 
@@ -309,4 +304,5 @@ def fill(path: Path) -> None:
 
 def readme() -> None:
     """Writes the results of the last full run into README.md."""
-    write(README, with_results(README.read_text(encoding="utf-8"), read_results()))
+    filled_in = with_results(README.read_text(encoding="utf-8"), read_results())
+    write_atomically(README, filled_in.encode())

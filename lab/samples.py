@@ -360,7 +360,6 @@ def feature_net(train: ImageSet, folder: str | os.PathLike, epochs: int, seed: i
         net.load_state_dict(read_state(path, identity)["model"])
         return net.eval()
     train_feature_net(net, images, labels, epochs, seed, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_state(path, identity, model=net.state_dict())
     return net.eval()
 

@@ -118,8 +118,7 @@ def write_shipped(path: Path, parts: dict[str, Tensor], about: dict) -> None:
     text, file = json.dumps(about), io.BytesIO()
     arrays = {name: part.contiguous().numpy() for name, part in parts.items()}
     np.savez_compressed(file, about=text, digest=digest_of([text, sorted(parts.items())]), **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda out: out.write(file.getbuffer()))
+    write_atomically(path, file.getbuffer())
 
 
 def read_shipped(name: str, folder: Path = WEIGHTS) -> Shipped:

@@ -104,7 +104,6 @@ class Findings(dict):
 
     def write(self, path: Path, trainings: list[dict]) -> None:
         """results.json: the findings, the trainings behind them, and the versions."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         found = {name: {"value": value} | self.about[name] for name, value in self.items()}
         write_json(path, {"findings": found, "trainings": trainings, "versions": {
             "python": platform.python_version(), "torch": torch.__version__,
@@ -142,7 +141,8 @@ def keep_figure(figure, path: Path, alt: str, picture: bool = False) -> Figure:
         image.save(file, "JPEG", quality=85, subsampling=0)
     else:
         image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    keep_file(file.getvalue(), path, "jpg" if picture else "png")
+    ending = "jpg" if picture else "png"
+    write_atomically(path.with_name(f"{path.name}.{ending}"), file.getvalue())
     return Figure(file.getvalue(), "image/jpeg" if picture else "image/png", alt, image.width)
 
 
@@ -158,14 +158,8 @@ def keep_moving(frames: torch.Tensor, path: Path, alt: str, zoom: int = 1) -> Fi
     file = io.BytesIO()
     first.save(file, "GIF", save_all=True, append_images=rest, duration=FRAME,
                loop=ROUNDS - 1)                     # a GIF counts the rounds after the first
-    keep_file(file.getvalue(), path, "gif")
+    write_atomically(path.with_name(f"{path.name}.gif"), file.getvalue())
     return Figure(file.getvalue(), "image/gif", alt, 2 * first.width)
-
-
-def keep_file(content: bytes, path: Path, ending: str) -> None:
-    """Puts the content of a figure in the place of the file `path`.ending."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path.with_name(f"{path.name}.{ending}"), lambda out: out.write(content))
 
 
 def labelled_rows(rows: dict[str, torch.Tensor], title: str, columns: Sequence[str] = (),

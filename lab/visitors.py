@@ -148,4 +148,4 @@ def save_picture(figure: Figure, path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, dpi=figure.dpi, facecolor="white", format="png")
     plt.close(figure)
-    write_atomically(path, lambda out: out.write(file.getbuffer()))
+    write_atomically(path, file.getbuffer())

@@ -60,7 +60,7 @@ def read(path):
 def test_sound_notebook_has_no_problems(write):
     path = write(sound_cells())
     assert list(publish.problems(path)) == []
-    publish.check([path])
+    publish.check(path)
 
 
 def error(name):
@@ -96,7 +96,7 @@ def test_each_planted_fault_is_named_alone(write, cell, change, word):
     (found,) = publish.problems(path)
     assert word in found
     with pytest.raises(NotebookError, match="toy.ipynb"):
-        publish.check([path])
+        publish.check(path)
 
 
 def test_parameters_may_be_many_lines_but_a_notebook_not_too_large(write, monkeypatch):
