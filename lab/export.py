@@ -31,7 +31,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from lab.player import text
-from lab.prose import NotebookError
+from lab.publish import NotebookError
 from lab.shipped import opened
 
 TEMPLATES = Path(__file__).resolve().parent  # the folder of the template's folder

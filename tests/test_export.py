@@ -14,8 +14,7 @@ from nbformat import v4
 from PIL import Image
 
 from lab import export
-from lab.prose import NotebookError
-from lab.publish import NOTEBOOK
+from lab.publish import NOTEBOOK, NotebookError
 
 needs_browser = pytest.mark.skipif(not export.browser() or sys.platform != "linux",
                                    reason="there is no Chrome, Chromium or Edge on Linux here")

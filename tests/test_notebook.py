@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from conftest import python
 
-from lab import prose, publish
+from lab import publish
 from lab.chapters.ledger import CLAIMS
 from lab.export import export
 from lab.publish import NOTEBOOK, ROOT
@@ -168,8 +168,8 @@ def test_a_finding_is_kept_because_it_is_read(notebook, executions):
     *_, before, _ = executions
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     texts.append(publish.README.read_text(encoding="utf-8"))
-    read = {mark["name"] for text in texts for mark in prose.MARK.finditer(text)}
-    read |= {name for _, _, parts, _ in prose.ROWS for name, _ in parts}
+    read = {mark["name"] for text in texts for mark in publish.MARK.finditer(text)}
+    read |= {name for _, _, parts, _ in publish.ROWS for name, _ in parts}
     read |= {name for claim in CLAIMS for name in claim.names}
     assert not AWAITED & (read - {name for claim in CLAIMS for name in claim.names})
     assert set(json.loads(before["results.json"])["findings"]) <= read | AWAITED

@@ -7,9 +7,9 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from lab import prose, publish
+from lab import publish
 from lab.files import Refused
-from lab.prose import NotebookError
+from lab.publish import NotebookError
 
 PIXEL = base64.b64encode(b"a picture").decode()
 SETTINGS = "EPOCHS: int = 0\nTRAIN_LIMIT: int = 0\nDATA: str = \"auto\""
@@ -240,14 +240,14 @@ def results(**values):
     ("1e−05<!--a.b .2g-->", 0.000012, "1.2e−05<!--a.b .2g-->"),
     ("**–**<!--a.b .6f-->", 0.000615, "**0.000615**<!--a.b .6f-->")])
 def test_number_before_a_mark_is_written_anew(text, value, filled):
-    assert prose.with_numbers(text, results(a_b=value)) == filled
-    assert prose.with_numbers(filled, results(a_b=value)) == filled
+    assert publish.with_numbers(text, results(a_b=value)) == filled
+    assert publish.with_numbers(filled, results(a_b=value)) == filled
 
 
 def test_each_number_has_its_own_mark_is_named_where_stale_and_a_dash_where_not_found():
     text = "**1**<!--a.b .0f--> and 2<!--c.d .0f--> are 3, and 1.0<!--a.b .1f-->, 9<!--e.f .0f-->"
     found = results(a_b=1, c_d=8)
-    assert prose.with_numbers(text, found) == (
+    assert publish.with_numbers(text, found) == (
         "**1**<!--a.b .0f--> and 8<!--c.d .0f--> are 3, and 1.0<!--a.b .1f-->, –<!--e.f .0f-->")
     cells = [v4.new_markdown_cell(text), code("2 # <!--a.b-->")]
     stale, absent = publish.stale_numbers(v4.new_notebook(cells=cells), found)
@@ -259,7 +259,7 @@ def test_each_number_has_its_own_mark_is_named_where_stale_and_a_dash_where_not_
     "9<!--a.b s-->"])
 def test_malformed_mark_is_refused_by_name(text):
     with pytest.raises(NotebookError, match="a.b"):
-        prose.with_numbers(text, results(a_b=1.5))
+        publish.with_numbers(text, results(a_b=1.5))
 
 
 def test_fill_writes_prose_and_leaves_code(write):
@@ -271,7 +271,8 @@ def test_fill_writes_prose_and_leaves_code(write):
 
 # ---- README
 
-README = f"9<!--conv.kl .1f--> before\n{prose.SECTION[0]}\nstale text\n{prose.SECTION[1]}\nafter\n"
+BEGIN, END = publish.SECTION
+README = f"9<!--conv.kl .1f--> before\n{BEGIN}\nstale text\n{END}\nafter\n"
 TRAINING = {"training": "conv", "images": 50_000, "epochs": 10, "seed": 0,
             "images_per_second": 765.7, "minutes": 10.88,
             "device": "CPU, 2 threads", "precision": "bf16", "run": "0633c029"}
@@ -281,14 +282,14 @@ def test_readme_is_filled_from_numbers():
     found = results(conv_loss=1823.04, conv_kl=39.74, conv_above_floor=152.6, fc_loss=1865.0,
                     task2_smoothness=0.00133)
     found |= {"trainings": [TRAINING], "versions": {"torch": "2.14.1"}}
-    made = prose.with_results(README, found)
+    made = publish.with_results(README, found)
     assert "| 1824 / 40 | 1823 / 40 |" in made and "| 0.000615 | 0.001330 |" in made
     assert "| 1867 / 18 | not trained here |" in made           # its KL is not there
     assert "All 1 trainings together take 0.2 hours (CPU, 2 threads, bf16; PyTorch 2.14.1)." in made
     assert made.startswith("39.7<!--conv.kl .1f--> before\n") and made.endswith("\nafter\n")
-    assert "stale text" not in made and prose.with_results(made, found) == made
+    assert "stale text" not in made and publish.with_results(made, found) == made
 
 
 def test_readme_without_its_section_is_refused():
     with pytest.raises(NotebookError, match="README"):
-        prose.with_results("nothing", results())
+        publish.with_results("nothing", results())
