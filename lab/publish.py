@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 
 from lab.files import Trouble, write_atomically
 from lab.recipes import check_settings
-from lab.show import Table, number
+from lab.show import number
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "MZ_VAE_Assignment.ipynb"
@@ -290,7 +290,7 @@ def banner_problems(nb: NotebookNode) -> Iterator[str]:
 NUMBER = r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-−+]?\d+)?"
 MARK = re.compile(rf"(?<![\w.])(?P<number>{NUMBER}|–)(?P<percent> ?%)?(?P<bold>\*\*)?"
                   r"<!--(?P<name>[\w.-]+) (?P<spec>[^\s<>-]+)-->")
-SECTION = ("<!-- results -->", "<!-- /results -->")
+SECTION = ("<!-- hours -->", "<!-- /hours -->")
 
 
 def written(results: dict[str, Any], name: str, spec: str) -> str:
@@ -351,40 +351,6 @@ def fill(path: Path) -> None:
 
 # ---- README
 
-# What a row is called, what an earlier submission claims, the findings in it, and a note.
-ROWS = [
-    ("CIFAR-10, convolutional: training loss / KL", "1824 / 40",
-     [("conv.loss", ".0f"), ("conv.kl", ".0f")], "same recipe"),
-    ("CIFAR-10, fully connected: training loss / KL", "1867 / 18",
-     [("fc.loss", ".0f"), ("fc.kl", ".0f")], "same recipe"),
-    ("The same on test images, above the floor: convolutional / fully connected", None,
-     [("conv.above_floor", ".0f"), ("fc.above_floor", ".0f")], "nats; 0 is a perfect image"),
-    ("PCA / fully connected from PCA / the improvement", None,
-     [("pca.above_floor", ".0f"), ("fc_pca.above_floor", ".0f"), ("improved.above_floor", ".0f")],
-     "PCA is not trained"),
-    ("CelebA: training loss / KL", "6290 / 121",
-     [("celeba64.loss", ".0f"), ("celeba64.kl", ".0f")], "claimed without the number of faces"),
-    ("Interpolation: mean squared frame difference", "0.000615",
-     [("task2.smoothness", ".6f")], "definition assumed"),
-    ("Setting p2: held-out loss, convolutional / fully connected", "74.9 / 78.2",
-     [("sweep.p2_conv.loss", ".1f"), ("sweep.p2_fc.loss", ".1f")], "squared error"),
-    ("Blur of reconstructions in pixels, σ² = ½ / learned", None,
-     [("blur.px_kept_2", ".1f"), ("blur.px_kept_learned", ".1f")], "one number changed")]
-
-
-def render_results(results: dict[str, Any]) -> str:
-    """What was claimed and what was measured, then how long it took, as Markdown."""
-    if not results["findings"]:
-        return "No full run yet: `make full`, then `python -m lab readme`, write this table."
-    rows = []
-    for label, claimed, parts, note in ROWS:
-        there = all(name in results["findings"] for name, _ in parts)
-        measured = " / ".join(written(results, *part) for part in parts)
-        rows.append({"Result": label, "Claimed": claimed or "–",
-                     "Measured": measured if there else "not trained here", "Note": note})
-    return f"{Table(rows)._repr_markdown_()}\n\n{hours_of(results)}"
-
-
 def hours_of(results: dict[str, Any]) -> str:
     """How long all trainings take at the pace of their median epochs, and on what."""
     trainings = results["trainings"]
@@ -395,12 +361,12 @@ def hours_of(results: dict[str, Any]) -> str:
 
 
 def with_results(readme: str, results: dict[str, Any]) -> str:
-    """The README's text with the tables in their section, and the numbers at marks, made anew."""
+    """The README's text with the numbers at marks, and the sentence in its section, made anew."""
     before, _, rest = with_numbers(readme, results).partition(SECTION[0])
     _, found, after = rest.partition(SECTION[1])
     if not found:
-        raise NotebookError(f"README.md has no {SECTION[0]} … {SECTION[1]} to put the results into")
-    return f"{before}{SECTION[0]}\n{render_results(results)}\n{SECTION[1]}{after}"
+        raise NotebookError(f"README.md has no {SECTION[0]} … {SECTION[1]} to put the hours into")
+    return f"{before}{SECTION[0]}\n{hours_of(results)}\n{SECTION[1]}{after}"
 
 
 def readme() -> None:

@@ -164,12 +164,11 @@ AWAITED = {"priors.gain_sd"}
 
 
 def test_a_finding_is_kept_because_it_is_read(notebook, executions):
-    """By a mark of the prose or of README, by a row of README, or by a claim."""
+    """By a mark of the prose or of README, or by a claim."""
     *_, before, _ = executions
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     texts.append(publish.README.read_text(encoding="utf-8"))
     read = {mark["name"] for text in texts for mark in publish.MARK.finditer(text)}
-    read |= {name for _, _, parts, _ in publish.ROWS for name, _ in parts}
     read |= {name for claim in CLAIMS for name in claim.names}
     assert not AWAITED & (read - {name for claim in CLAIMS for name in claim.names})
     assert set(json.loads(before["results.json"])["findings"]) <= read | AWAITED
