@@ -12,11 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from joblib import Parallel, delayed
 from scipy.stats import entropy, rankdata
-from sklearn.base import clone
 from sklearn.ensemble import ExtraTreesRegressor
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from lab.latent import random_axes
@@ -95,11 +92,9 @@ def importances(codes: Tensor, factors: Tensor) -> np.ndarray:
     The trees are random, many times as fast as boosted ones, and shallow, as last splits follow
     noise. Regression does for two values, too: their variance is half of Gini's impurity.
     """
-    trees = ExtraTreesRegressor(10, max_depth=8, random_state=0)
-    with threadpool_limits(1):  # a thread for each factor
-        fitted = Parallel(torch.get_num_threads(), prefer="threads")(
-            delayed(clone(trees).fit)(codes.numpy(), factor) for factor in factors.T.numpy())
-    return np.stack([each.feature_importances_ for each in fitted], 1)
+    trees = ExtraTreesRegressor(10, max_depth=8, random_state=0, n_jobs=torch.get_num_threads())
+    return np.stack([trees.fit(codes.numpy(), factor).feature_importances_
+                     for factor in factors.T.numpy()], 1)
 
 
 def disentanglement(importance: np.ndarray) -> float:

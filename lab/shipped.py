@@ -187,13 +187,14 @@ def kept_of(run: Run, splits: Splits, decoder_alone: bool) -> tuple[dict[str, Te
              "loss": {"test": mean_loss(rounded, test), "standin": mean_loss(rounded, standin)},
              "draws": draw_images(rounded, 64).mean().item(), "variance": known.total}
     parts = {f"model.{name}": part for name, part in weights.items()}
-    parts["kl"] = mean_kl(rounded, test.images)
+    parts["kl"] = kl_divergence(*encode_set(rounded, test.images)).mean(0)
     if decoder_alone:
         parts |= at_8_bits(linear_weights(run.model, splits.train.images))
     else:
-        pca = linear_model(recipe, known)
-        parts |= linear_parts(known, recipe.latent) | {"losses": quantiles(rounded, test.images),
-                  "losses_pca": quantiles(pca, test.images)}
+        parts |= {"mean": known.mean.half(), "eigenvalues": known.eigenvalues.float(),
+                  **at_8_bits({"directions": known.components[:recipe.latent]}),
+                  "losses": quantiles(rounded, test.images),
+                  "losses_pca": quantiles(linear_model(recipe, known), test.images)}
     if splits.train.labels.dim() == 1:
         about["classes"] = splits.train.label_names
         parts |= class_gaussians(rounded, splits.train.take(CODED))
@@ -203,18 +204,6 @@ def kept_of(run: Run, splits: Splits, decoder_alone: bool) -> tuple[dict[str, Te
 def mean_loss(model: VAE, images: ImageSet) -> float:
     """The loss on a set, in nats per image."""
     return evaluate(model, images.images).loss(model.recipe.beta).double().mean().item()
-
-
-def linear_parts(known: Spectrum, latent: int) -> dict[str, Tensor]:
-    """Mean, eigenvalues, and the first directions at 8 bits."""
-    q, scale = eight_bits(known.components[:latent], axis=0)
-    return {"mean": known.mean.half(), "eigenvalues": known.eigenvalues.float(),
-            "directions": q, "directions.scale": scale}
-
-
-def mean_kl(model: VAE, images: Tensor) -> Tensor:
-    """The mean nats (d,) of every latent dimension."""
-    return kl_divergence(*encode_set(model, images)).mean(0)
 
 
 def floors(images: Tensor) -> Tensor:
