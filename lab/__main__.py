@@ -174,13 +174,12 @@ def list_runs(args: argparse.Namespace) -> None:
             print(f"{label}: {how_far(job)}")
         else:                                           # the images need not be read for it
             print(f"{label}: absent")
-    for identity in kept_identities(args.runs):
-        if recipe_of(identity).data == "folder":
-            folder = run_folder(args.runs, identity)
-            known.add(folder)
-            print(f"{folder.name}: of pictures of your own")
+    own = {run_folder(args.runs, identity) for identity in kept_identities(args.runs)
+           if recipe_of(identity).data == "folder"}
     for path in sorted(Path(args.runs).glob("*/state.pt")):
-        if path.parent not in known:
+        if path.parent in own:
+            print(f"{path.parent.name}: of pictures of your own")
+        elif path.parent not in known:
             print(f"orphan: {path.parent} is wanted by no training of this code on these data")
 
 
