@@ -58,9 +58,15 @@ def write_notebook(path: Path, nb: NotebookNode) -> None:
 
 
 def read_results() -> dict[str, Any]:
-    """What the last full run found, trained and ran on; nothing before the first."""
-    empty = {"findings": {}, "trainings": [], "versions": {}}
-    return empty | (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
+    """What the last full run found, trained and ran on, nothing before the first; how many
+    trainings there are, and their hours, are findings, too."""
+    results = {"findings": {}, "trainings": [], "versions": {}}
+    if RESULTS.exists():
+        results |= json.loads(RESULTS.read_text(encoding="utf-8"))
+    minutes = [training["minutes"] for training in results["trainings"]]
+    results["findings"] |= {"trainings.number": {"value": len(minutes)},
+                            "trainings.hours": {"value": sum(minutes) / 60}}
+    return results
 
 
 # ---- parameters
@@ -290,7 +296,6 @@ def banner_problems(nb: NotebookNode) -> Iterator[str]:
 NUMBER = r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-−+]?\d+)?"
 MARK = re.compile(rf"(?<![\w.])(?P<number>{NUMBER}|–)(?P<percent> ?%)?(?P<bold>\*\*)?"
                   r"<!--(?P<name>[\w.-]+) (?P<spec>[^\s<>-]+)-->")
-SECTION = ("<!-- hours -->", "<!-- /hours -->")
 
 
 def written(results: dict[str, Any], name: str, spec: str) -> str:
@@ -314,8 +319,7 @@ def with_numbers(text: str, results: dict[str, Any]) -> str:
         percent = "" if "%" in mark["spec"] else mark["percent"] or ""
         fresh = written(results, mark["name"], mark["spec"]) + percent + (mark["bold"] or "")
         return f"{fresh}<!--{mark['name']} {mark['spec']}-->"
-    others = re.findall(r"<!--.*?(?:-->|\Z)", MARK.sub("", text), re.DOTALL)
-    if wrong := [comment for comment in others if comment not in SECTION]:
+    if wrong := re.search(r"<!--.*?(?:-->|\Z)", MARK.sub("", text), re.DOTALL):
         raise NotebookError(f"{wrong[0]} is no mark: write 153<!--name .0f-->, directly after "
                             "the number")
     return MARK.sub(write_number, text)
@@ -349,27 +353,7 @@ def fill(path: Path) -> None:
     write_notebook(path, filled(read_notebook(path), read_results()))
 
 
-# ---- README
-
-def hours_of(results: dict[str, Any]) -> str:
-    """How long all trainings take at the pace of their median epochs, and on what."""
-    trainings = results["trainings"]
-    hours = sum(t["minutes"] for t in trainings) / 60
-    where = " and ".join(dict.fromkeys(f"{t['device']}, {t['precision']}" for t in trainings))
-    return (f"All {len(trainings)} trainings together take {hours:.1f} hours ({where}; "
-            f"PyTorch {results['versions'].get('torch')}).")
-
-
-def with_results(readme: str, results: dict[str, Any]) -> str:
-    """The README's text with the numbers at marks, and the sentence in its section, made anew."""
-    before, _, rest = with_numbers(readme, results).partition(SECTION[0])
-    _, found, after = rest.partition(SECTION[1])
-    if not found:
-        raise NotebookError(f"README.md has no {SECTION[0]} … {SECTION[1]} to put the hours into")
-    return f"{before}{SECTION[0]}\n{hours_of(results)}\n{SECTION[1]}{after}"
-
-
 def readme() -> None:
-    """Writes the results of the last full run into README.md."""
-    filled_in = with_results(README.read_text(encoding="utf-8"), read_results())
-    write_atomically(README, filled_in.encode())
+    """Writes the numbers of README.md anew."""
+    write_atomically(README, with_numbers(README.read_text(encoding="utf-8"),
+                                          read_results()).encode())

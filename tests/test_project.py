@@ -62,7 +62,9 @@ def test_readme_explains_every_command_and_parameter_that_there_is():
 
 def test_readme_and_figures_show_what_the_notebook_shows():
     readme = README.read_text(encoding="utf-8")
-    assert publish.with_results(readme, publish.read_results()) == readme
+    results = publish.read_results()
+    assert publish.with_numbers(readme, results) == readme
+    assert f"PyTorch {results['versions']['torch']})" in readme
     assert all((ROOT / name).is_file() for name in re.findall(r"!\[.+?\]\((.+?)\)", readme))
     outputs = [out for cell in nbformat.read(NOTEBOOK, 4).cells for out in cell.get("outputs", [])]
     shown = [base64.b64decode(data) for out in outputs for kind, data in out.get("data", {}).items()

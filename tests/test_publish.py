@@ -269,23 +269,8 @@ def test_fill_writes_prose_and_leaves_code(write):
     assert [cell.source for cell in read(path)] == ["5<!--a.b .0f-->", "x = '2<!--a.b .0f-->'"]
 
 
-# ---- README
-
-BEGIN, END = publish.SECTION
-README = f"9<!--conv.kl .1f--> before\n{BEGIN}\nstale text\n{END}\nafter\n"
-TRAINING = {"training": "conv", "images": 50_000, "epochs": 10, "seed": 0,
-            "images_per_second": 765.7, "minutes": 10.88,
-            "device": "CPU, 2 threads", "precision": "bf16", "run": "0633c029"}
-
-
-def test_readme_is_filled_from_numbers():
-    found = results(conv_kl=39.74) | {"trainings": [TRAINING], "versions": {"torch": "2.14.1"}}
-    made = publish.with_results(README, found)
-    assert "All 1 trainings together take 0.2 hours (CPU, 2 threads, bf16; PyTorch 2.14.1)." in made
-    assert made.startswith("39.7<!--conv.kl .1f--> before\n") and made.endswith("\nafter\n")
-    assert "stale text" not in made and publish.with_results(made, found) == made
-
-
-def test_readme_without_its_section_is_refused():
-    with pytest.raises(NotebookError, match="README"):
-        publish.with_results("nothing", results())
+def test_how_many_trainings_there_are_and_their_hours_are_findings(write):
+    publish.RESULTS.write_text(json.dumps({"trainings": [{"minutes": 10.88}, {"minutes": 60}]}))
+    text = "0<!--trainings.number .0f--> trainings take 0<!--trainings.hours .1f--> hours"
+    assert publish.with_numbers(text, publish.read_results()) == (
+        "2<!--trainings.number .0f--> trainings take 1.2<!--trainings.hours .1f--> hours")
