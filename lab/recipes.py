@@ -117,22 +117,21 @@ class Training(NamedTuple):
 
 
 # By how much they are needed: the questions and tasks, then the other chapters, then certainty.
-TIERS = (
-    [Training(name) for name in (
+TRAININGS = [
+    *(Training(name) for name in (
         "conv", "fc", "improved", "small", "small-beta0", "small-ae", "small-mean", "small-sharp",
         "celeba64", "sprint", "fc-pca", "linear", "fc-wide", "fc-norm", "fc-cycle", "conv-cycle",
-        "faces")]
-    + [Training(name, seed) for seed in (1, 2) for name in
-       ("conv", "fc", "improved", "sprint", "fc-pca", "linear", "fc-cycle", "conv-cycle")]
-    + [Training(name, permuted=True) for name in ("conv", "fc", "fc-pca", "improved")],
-    [Training(name) for name in RECIPES if name.startswith(
-        ("p1", "p2", "p3", "celeba32", "celeba128", "sigma", "collapse", "factors"))]
-    + [Training("celeba128", epochs=5)],
-    [Training(name, 1) for name in
-     ("celeba64", "celeba64-d128", "p1-conv", "p2-conv", "p1-fc", "p2-fc")]
-    + [Training("celeba64-d128"), Training("fc-long"), Training("conv", epochs=30),
-       Training("celeba128", 1, epochs=5)])
-TRAININGS = [training for tier in TIERS for training in tier]
+        "faces")),
+    *(Training(name, seed) for seed in (1, 2) for name in
+      ("conv", "fc", "improved", "sprint", "fc-pca", "linear", "fc-cycle", "conv-cycle")),
+    *(Training(name, permuted=True) for name in ("conv", "fc", "fc-pca", "improved")),
+    *(Training(name) for name in RECIPES if name.startswith(
+        ("p1", "p2", "p3", "celeba32", "celeba128", "sigma", "collapse", "factors"))),
+    Training("celeba128", epochs=5),
+    *(Training(name, 1) for name in
+      ("celeba64", "celeba64-d128", "p1-conv", "p2-conv", "p1-fc", "p2-fc")),
+    Training("celeba64-d128"), Training("fc-long"), Training("conv", epochs=30),
+    Training("celeba128", 1, epochs=5)]
 
 # ---- the notebook's parameters
 

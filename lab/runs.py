@@ -1,8 +1,9 @@
 """Jobs and runs: a training that is wanted, and one that is trained and kept.
 
-A run's folder holds state.pt, all that the next epoch needs, and run.json, which is for people
-alone. Under torchrun several processes train one run together: each takes its rows of every batch,
-and the first alone reads and writes the folder, settles, evaluates, and tells the others.
+A run's folder holds state.pt, all that the next epoch needs, and run.json, which tells people, and
+commands that look for runs, what is in it. Under torchrun several processes train one run together:
+each takes its rows of every batch, and the first alone reads and writes the folder, settles,
+evaluates, and tells the others.
 """
 
 from __future__ import annotations
