@@ -47,16 +47,7 @@ class ImageSet:
         """The first `limit` images; all of them for 0 or when there are no more."""
         if limit == 0 or limit >= len(self):
             return self
-        return self._part(slice(0, limit), source=f"the first {limit:,} of: {self.source}")
-
-    def split_off(self, n: int) -> tuple[ImageSet, ImageSet]:
-        """All but the last `n` images, and those last ones as the split "valid"."""
-        if not 0 < n < len(self):
-            raise DataError(f"{n} images cannot be split off the {len(self)} of {self.name} "
-                            f"{self.split}: give a number from 1 to {len(self) - 1}")
-        held_out = f"the last {n:,} of: {self.source}"
-        return (self._part(slice(0, -n), source=f"all but {held_out}"),
-                self._part(slice(-n, None), source=held_out, split="valid"))
+        return self.part(slice(0, limit), source=f"the first {limit:,} of: {self.source}")
 
     def permuted(self, seed: int) -> ImageSet:
         """Every image with its pixel positions in one fixed random order, colours kept together."""
@@ -65,7 +56,8 @@ class ImageSet:
         moved = self.images.flatten(2)[:, :, order].view_as(self.images)
         return replace(self, images=moved, source=f"{self.source}, pixel positions permuted")
 
-    def _part(self, rows: slice, **changes) -> ImageSet:
+    def part(self, rows: slice, **changes) -> ImageSet:
+        """Some of the images, with what differs in what is said of them."""
         factors = self.factors and {name: value[rows] for name, value in self.factors.items()}
         return replace(self, images=self.images[rows], labels=self.labels[rows],
                        factors=factors, **changes)

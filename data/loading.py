@@ -79,7 +79,13 @@ class Splits(NamedTuple):
 
 def hold_out(train: ImageSet) -> tuple[ImageSet, ImageSet]:
     """All but the last HELDOUT images, or all but a fifth of a small set, and those last ones."""
-    return train.split_off(min(HELDOUT, len(train) // 5))
+    n = min(HELDOUT, len(train) // 5)
+    if n == 0:
+        raise DataError(f"{len(train)} images of {train.name} are too few to hold out a fifth of "
+                        "them: give 5 or more")
+    last = f"the last {n:,} of: {train.source}"
+    return (train.part(slice(0, -n), source=f"all but {last}"),
+            train.part(slice(-n, None), source=last, split="valid"))
 
 
 def load_splits(name: str, side: int, *, chosen: bool = False, limit: int = 0,

@@ -112,18 +112,17 @@ def test_both_sources_give_one_set_in_the_order_of_digests_then_labels(
     assert "cifar-10-batches-py" in official.source and "cifar10.npz" in npz.source
 
 
-def test_take_and_split_off_are_what_was_loaded(tmp_path, arrays):
+def test_what_is_taken_and_held_out_is_what_was_loaded(tmp_path, arrays):
     images = data.load("cifar10", root=write_npz(tmp_path, arrays))
     few = data.load("cifar10", root=tmp_path, limit=7)
     assert len(few) == 7 and images.take(7).fingerprint == few.fingerprint != images.fingerprint
     assert images.take(0) is images and images.take(25) is images
-    rest, last = images.split_off(5)
+    rest, last = data.hold_out(images)
     assert torch.equal(torch.cat([rest.images, last.images]), images.images)
     assert torch.equal(torch.cat([rest.labels, last.labels]), images.labels)
     assert (len(last), last.split, rest.split) == (5, "valid", "train")
-    for wrong in (0, 25):
-        with pytest.raises(data.DataError, match="cifar10 train"):
-            images.split_off(wrong)
+    with pytest.raises(data.DataError, match="4 images of cifar10"):
+        data.hold_out(images.take(4))
 
 
 def test_permuted_images_share_one_order_of_positions_and_keep_their_colours(tmp_path, arrays):
