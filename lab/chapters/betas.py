@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from lab import latent, linear
-from lab.chapters import interpolation
+from lab import latent
+from lab.chapters.interpolation import (
+    HALF_STEPS,
+    detour_of,
+    doubling_exponent,
+    farthest,
+    paths_between,
+)
+from lab.chapters.scale import principal_axes, scores_on_axes
+from lab.linear import RateDistortion, Spectrum, linear_on
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES, Training
 from lab.runs import Run
@@ -25,6 +33,7 @@ NEEDED = {"1": Training("celeba128", epochs=5), "4": Training("celeba128-b4"),
           "10": Training("celeba128-b10"), "1_long": Training("celeba128")}
 AGAIN = Training("celeba128", 1, epochs=5)
 EQUAL = ("1", "4", "10")            # of equal epochs, named by β
+FARTHEST = ("1", "10", "1_seed1")   # the two β that claims compare, and another seed of one
 STYLES = {"1_long": "celeba128", "4": "b4", "10": "b10"}
 DIMS = (8, 25, 68)                  # those that the earlier study shows
 LINEAR_BETAS = [10 ** (k / 5) for k in range(-5, 13)]   # of the linear curve, 0.1 to 250
@@ -68,30 +77,22 @@ def used(lab: Lab, key: str) -> Tensor:
 # ---- what was predicted
 
 
-@once
-def axes(lab: Lab) -> tuple[linear.Spectrum, linear.Scores]:
-    """The training faces' principal axes, as many as there are latent dimensions, and the test
-    faces on them."""
-    faces = lab.splits("celeba128")
-    known = linear.spectrum(faces.train.images, LARGE.latent)
-    return known, linear.scores_of(known, faces.test.images)
-
-
 def predicted(lab: Lab, beta: float) -> tuple[float, float]:
     """KL and squared error, on test faces, of the linear VAE that is best for training faces."""
-    return linear.linear_on(*axes(lab), LARGE.but(beta=float(beta)).sigma2, LARGE.latent)
+    which = lab, LARGE.name, LARGE.latent
+    return linear_on(principal_axes(*which), scores_on_axes(*which),
+                     LARGE.but(beta=float(beta)).sigma2, LARGE.latent)
 
 
-def critical_beta(recipe: Recipe, known: linear.Spectrum) -> float:
+def critical_beta(recipe: Recipe, known: Spectrum) -> float:
     """The β from which on a linear VAE spends nothing: its variance is the largest eigenvalue."""
     return 2 * recipe.sse_weight * known.eigenvalues[0].item()
 
 
-@once
-def linear_curve(lab: Lab) -> linear.RateDistortion:
+def linear_curve(lab: Lab) -> RateDistortion:
     """KL and squared error of linear VAEs on test faces, by rising β."""
-    sigma2s = [LARGE.but(beta=beta).sigma2 for beta in LINEAR_BETAS]
-    return linear.curve_on(*axes(lab), sigma2s, LARGE.latent)
+    points = [predicted(lab, beta) for beta in LINEAR_BETAS]
+    return RateDistortion(*torch.tensor(points, dtype=torch.float64).T)
 
 
 # ---- what came of it
@@ -128,26 +129,25 @@ def keep_outcomes(lab: Lab, rows: dict[str, dict]) -> None:
     def keep(name: str, value: float, unit: str, key: str = "") -> None:
         lab.found.keep(f"betas.{name}", value, unit, runs(lab).get(key))
 
-    keep("predicted_collapse", critical_beta(LARGE, axes(lab)[0]), "")
+    known = principal_axes(lab, LARGE.name, LARGE.latent)
+    keep("predicted_collapse", critical_beta(LARGE, known), "")
     error = {key: row["squared error"] for key, row in rows.items()}
     gaps = {key: rows[key]["KL"] / max(rows[key]["KL, linear"], 1e-12) - 1 for key in EQUAL}
-    for key, gap in gaps.items():
-        if key != "4":
-            keep(f"rate_{key}", rows[key]["KL"], "nats", key)
-            keep(f"rate_gap_{key}", gap, "of linear", key)
+    for key in ("1", "10"):
+        keep(f"rate_{key}", rows[key]["KL"], "nats", key)
+        keep(f"rate_gap_{key}", gaps[key], "of linear", key)
+        keep(f"dof_{key}", rows[key]["degrees of freedom"], "directions")
     for key, row in rows.items():
-        if key in ("1", "10", "1_seed1"):
+        if key in FARTHEST:
             keep(f"sse_{key}", error[key], "on [0, 1]", key)
         if key != "1":
             keep(f"halved_sharper_{key}", row[HALVED], "of β = 1's", key)
-    for key in ("1", "10"):
-        keep(f"dof_{key}", rows[key]["degrees of freedom"], "directions")
     keep("rate_gap", max(map(abs, gaps.values())), "of linear")
     keep("least_active", min(rows[key]["active dimensions"] for key in EQUAL), "directions")
     keep("least_rate", min(row["KL"] for row in rows.values()), "nats")
-    strongest = {key: int(nats_by_dimension(lab, key).argmax()) for key in rows}
-    keep("least_moved", min(latent.largest_move(runs(lab)[key].model, codes(lab, key), dim)
-                            for key, dim in strongest.items()), "grey levels")
+    keep("least_moved", min(latent.largest_move(run.model, codes(lab, key),
+                                                int(nats_by_dimension(lab, key).argmax()))
+                            for key, run in runs(lab).items()), "grey levels")
     keep("sse_added", error["10"] - error["1"], "on [0, 1]")
     keep("predicted_sse_added", predicted(lab, 10)[1] - predicted(lab, 1)[1], "on [0, 1]")
     if whole := error["10"] - error["1_long"]:
@@ -172,7 +172,7 @@ def curves(lab: Lab) -> Figure:
                       "is a higher β")
 
 
-def plot_plane(ways: dict[str, tuple], curve: linear.RateDistortion):
+def plot_plane(ways: dict[str, tuple], curve: RateDistortion):
     """Ways (KL, squared error, style), each named at its end, over the linear curve, with a cross
     for what was predicted of each."""
     figure, panel = new_figure(width=8, height=4.6)
@@ -201,9 +201,9 @@ def keep_settling(lab: Lab) -> None:
     the last one takes off, for the claims."""
     run = runs(lab)["1_long"]
     kl, loss = run.curve("test_kl"), run.curve("test_loss")
-    lab.found.keep("betas.kl_drift", abs(kl[-1] - kl[(len(kl) - 1) // 2]) / max(kl[-1], 1e-12),
-                   run=run)
-    lab.found.keep("betas.last_gain", (loss[max(len(loss) - 2, 0)] - loss[-1]) / loss[-1], run=run)
+    drift = abs(kl[-1] - kl[(len(kl) - 1) // 2])
+    lab.found.keep("betas.kl_drift", drift / max(kl[-1], 1e-12), run=run)
+    lab.found.keep("betas.last_gain", (loss[-2:][0] - loss[-1]) / loss[-1], run=run)
 
 
 # ---- pictures
@@ -227,7 +227,7 @@ def reconstructions(lab: Lab) -> Figure:
 def interpolations(lab: Lab) -> Figure:
     """Two pairs of test faces and six decoded steps between, at half size, a row for each β."""
     images, rows = lab.splits("celeba128").test.images, {}
-    pairs = (0, 1), interpolation.farthest(codes(lab, "1")[:500])
+    pairs = (0, 1), farthest(codes(lab, "1")[:500])
     for key in EQUAL:
         mu, model = codes(lab, key), runs(lab)[key].model
         row = [part for a, b in pairs for part in (
@@ -246,17 +246,14 @@ def interpolations(lab: Lab) -> Figure:
 def keep_paths(lab: Lab) -> None:
     """How straight ways between two faces are, and how soon their steps shrink."""
     images, keep, long = lab.splits("celeba128").test.images, lab.found.keep, runs(lab)["1_long"]
-    pairs, doubled = (min(n, len(images) // 2) for n in (PAIRS, DOUBLED))
     for key, run in runs(lab).items():
-        if key in ("1", "10", "1_seed1"):
-            _, frames = interpolation.paths_between(run.model, images, pairs)
-            detour, error = interpolation.detour_of(frames)
+        if key in FARTHEST:
+            detour, error = detour_of(paths_between(run.model, images, PAIRS)[1])
             keep(f"betas.detour_{key}", detour, run=run)
             if key in EQUAL:
                 keep(f"betas.detour_error_{key}", error, run=run)
-    few, many = (interpolation.paths_between(long.model, images, doubled, lerp, steps)[1]
-                 for steps in (interpolation.STEPS, 2 * interpolation.STEPS - 1))
-    keep("betas.doubling_1_long", interpolation.doubling_exponent(few, many), "exponent", long)
+    _, halved = paths_between(long.model, images, DOUBLED, steps=HALF_STEPS)
+    keep("betas.doubling_1_long", doubling_exponent(halved), "exponent", long)
 
 
 # ---- dimension by dimension
@@ -325,7 +322,7 @@ def keep_single_factors(lab: Lab) -> None:
     """By how much more dimensions tell one attribute each than turned axes do."""
     labels, seed, errors = lab.splits("celeba128").test.labels, lab.settings.seed, {}
     for key, run in runs(lab).items():
-        if key in ("1", "10", "1_seed1"):
+        if key in FARTHEST:
             mu = codes(lab, key)[:, used(lab, key)]
             share, (turned, errors[key]) = (latent.one_factor(mu, labels),
                                             latent.one_factor_turned(mu, labels, seed))

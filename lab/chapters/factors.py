@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lab import linear
+from lab.chapters.scale import principal_axes
 from lab.factors import against_turned, dci, mig
 from lab.latent import live
+from lab.linear import linear_model
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES
 from lab.show import Table
@@ -17,8 +18,9 @@ from vae_helpers import VAE, kl_divergence
 NEEDED = {beta: f"factors-b{beta}" for beta in (1, 4, 16)}
 FIRST = RECIPES[NEEDED[1]]                  # the others differ in β alone
 MEASURES = {"MIG": (mig, 20), "DCI": (dci, 5)}      # and turns, for an error of a few percent
-COLUMNS = {"": ("own", ".3f"), ", over turned axes": ("ratio", ".2f"), ", ±": ("error", ".2f")}
-FORMATS = {name + end: spec for name in MEASURES for end, (_, spec) in COLUMNS.items()}
+RATIO, ERROR = ", over turned axes", ", ±"
+FORMATS = {"MIG": ".3f", "MIG" + RATIO: ".2f", "MIG" + ERROR: ".2f",
+           "DCI": ".3f", "DCI" + RATIO: ".2f", "DCI" + ERROR: ".2f"}
 UNTRAINED = 32                              # of its dimensions, which are all alike
 
 
@@ -28,8 +30,11 @@ def table(lab: Lab) -> Table:
     trainings, of linear VAEs, and of a network before its first step."""
     rows = [row_of(lab, f"β = {beta}", live_codes(lab, lab.run(name).model))
             for beta, name in NEEDED.items()]
-    for beta, row in zip(NEEDED, rows, strict=True):
-        keep_ratios(lab, beta, row)
+    for (beta, training), row in zip(NEEDED.items(), rows, strict=True):
+        for name in MEASURES:
+            for part, end in ((RATIO, ""), (ERROR, "_error")):
+                lab.found.keep(f"factors.{name.lower()}_{beta}{end}", row[name + part],
+                               "of that on turned axes", lab.run(training))
     rows += [row_of(lab, f"linear VAE, β = {beta}", live_codes(lab, linear_of(lab, beta)))
              for beta in NEEDED]
     images, factors = unseen(lab)
@@ -47,16 +52,11 @@ def unseen(lab: Lab) -> tuple[Tensor, Tensor]:
     return torch.cat([part.images for part in parts]), torch.stack(columns, 1)
 
 
-@once
-def axes(lab: Lab) -> linear.Spectrum:
-    """The training faces' principal axes, as many as there are latent dimensions."""
-    return linear.spectrum(lab.splits(FIRST).train.images, FIRST.latent)
-
-
 def linear_of(lab: Lab, beta: int) -> VAE:
     """The best linear VAE of the training faces, for the variance of this β."""
     recipe = RECIPES[NEEDED[beta]]
-    return linear.linear_model(recipe.but(start_sigma2=recipe.sigma2), axes(lab))
+    known = principal_axes(lab, FIRST.name, FIRST.latent)
+    return linear_model(recipe.but(start_sigma2=recipe.sigma2), known)
 
 
 def live_codes(lab: Lab, model: VAE) -> Tensor:
@@ -72,13 +72,6 @@ def row_of(lab: Lab, name: str, codes: Tensor) -> dict:
         turns = 2 if lab.settings.shortened else full
         if codes.shape[1]:
             score = against_turned(function, codes, unseen(lab)[1], lab.settings.seed, turns)
-            row |= {measure + end: getattr(score, part) for end, (part, _) in COLUMNS.items()}
+            row |= {measure: score.own, measure + RATIO: score.ratio, measure + ERROR: score.error}
     return row
 
-
-def keep_ratios(lab: Lab, beta: int, row: dict) -> None:
-    """Keeps how many times those on turned axes a training's scores are, and the errors."""
-    for name in MEASURES:
-        for part, end in ((", over turned axes", ""), (", ±", "_error")):
-            lab.found.keep(f"factors.{name.lower()}_{beta}{end}", row[name + part],
-                           "of that on turned axes", lab.run(NEEDED[beta]))

@@ -19,10 +19,12 @@ from lab.training import decode_set, encode_set, generator, lerp, slerp
 from vae_helpers import VAE, as_pixels
 
 STEPS = 10                  # frames of a path, with both ends
+HALF_STEPS = 2 * STEPS - 1  # the same and one between every two
 PAIRS = 200                 # of test images, whose paths are measured
 FACE_PAIRS = 50
 CLASS_PAIRS = 1_500         # of one class, and as many of two
 CLAIMED_STEP = 0.000615     # the mean squared step that an earlier submission reports
+HALFWAY, MORPHS = "sharpness half-way", "*true morphs of drawn scenes*"
 
 
 # ---- pairs and pictures
@@ -108,7 +110,8 @@ def decode_paths(model: VAE, codes: Tensor) -> Tensor:
 
 def paths_between(model: VAE, images: Tensor, pairs: int, way: Callable = lerp,
                   steps: int = STEPS) -> tuple[Tensor, Tensor]:
-    """Codes (pairs, steps, d) and frames between the first images and the ones after those."""
+    """Codes (pairs, steps, d) and frames between the first images and the ones after those, of
+    fewer pairs where images are few."""
     mu, _ = encode_set(model, images[:2 * pairs])
     half = len(mu) // 2
     codes = way(mu[:half], mu[half:2 * half], steps)
@@ -141,52 +144,51 @@ def path_numbers(frames: Tensor) -> dict[str, float]:
     sharp = sharpness(frames.flatten(0, 1)).view(frames.shape[:2])
     halfway = sharp[:, [(steps - 1) // 2, steps // 2]].mean() / sharp[:, [0, -1]].mean()
     return {"mean squared step": smoothness(frames).mean().item(), "detour": detour, "±": error,
-            "evenness": evenness(frames).mean().item(), "sharpness half-way": halfway.item()}
+            "evenness": evenness(frames).mean().item(), HALFWAY: halfway.item()}
 
 
-def doubling_exponent(few: Tensor, many: Tensor) -> float | None:
-    """The power of the number of steps by which the mean squared step falls, from frames with n
-    steps and with 2n: 2 on a smooth path, 1 at a jump, 0 for noise; None where nothing moves."""
-    return finite((smoothness(few).mean() / smoothness(many).mean()).log2())
+def doubling_exponent(halved: Tensor) -> float | None:
+    """The power of the number of steps by which the mean squared step falls, from frames with
+    half-steps: 2 on a smooth path, 1 at a jump, 0 for noise; None where nothing moves."""
+    return finite((smoothness(halved[:, ::2]).mean() / smoothness(halved).mean()).log2())
 
 
 def paths(lab: Lab) -> Table:
     """What happens on the way between pairs of test images, by model and way, and in true morphs
     of drawn scenes: means over pairs, with the detour's standard error."""
-    pairs, images = min(PAIRS, len(lab.cifar.test) // 2), lab.cifar.test.images
-    ways = {name: paths_between(lab.run(name).model, images, pairs)[1]
+    images = lab.cifar.test.images
+    ways = {name: paths_between(lab.run(name).model, images, PAIRS)[1]
             for name in ("conv", "improved", "small", "small-ae")}
-    ways["conv, great circle"] = paths_between(lab.run("conv").model, images, pairs, slerp)[1]
+    ways["conv, great circle"] = paths_between(lab.run("conv").model, images, PAIRS, slerp)[1]
     ways["conv, cross-fade"] = cross_fade(ways["conv"])
     ways["improved, cross-fade"] = cross_fade(ways["improved"])
-    ways["*true morphs of drawn scenes*"] = as_pixels(true_morphs(pairs))
+    ways[MORPHS] = as_pixels(true_morphs(len(ways["conv"])))
     numbers = {name: path_numbers(frames) for name, frames in ways.items()}
     keep_paths(lab, numbers)
     return Table([{"path": name} | each for name, each in numbers.items()],
                  {"mean squared step": ".6f", "detour": ".2f", "±": ".3f", "evenness": ".2f",
-                  "sharpness half-way": ".0%"})
+                  HALFWAY: ".0%"})
 
 
 def keep_paths(lab: Lab, numbers: dict[str, dict[str, float]]) -> None:
     """Keeps the numbers of paths that claims and prose read."""
-    keep, halfway = lab.found.keep, "sharpness half-way"
+    keep, conv = lab.found.keep, lab.run("conv")
     for key, name in {"task2": "conv", "small": "small", "ae": "small-ae"}.items():
         keep(f"{key}.detour", numbers[name]["detour"], run=lab.run(name))
-        keep(f"{key}.sharpness_halfway", numbers[name][halfway], run=lab.run(name))
-        if name in ("small", "small-ae"):
-            keep(f"{key}.evenness", numbers[name]["evenness"], run=lab.run(name))
-    keep("task2.circle_sharpness_halfway", numbers["conv, great circle"][halfway],
-         run=lab.run("conv"))
-    keep("morph.detour", numbers["*true morphs of drawn scenes*"]["detour"])
+        keep(f"{key}.sharpness_halfway", numbers[name][HALFWAY], run=lab.run(name))
+    for key, name in {"small": "small", "ae": "small-ae"}.items():
+        keep(f"{key}.evenness", numbers[name]["evenness"], run=lab.run(name))
+    keep("task2.circle_sharpness_halfway", numbers["conv, great circle"][HALFWAY], run=conv)
+    keep("morph.detour", numbers[MORPHS]["detour"])
     step = numbers["conv"]["mean squared step"]     # it falls as the square of the number of steps
-    keep("task2.smoothness", step, run=lab.run("conv"))
+    keep("task2.smoothness", step, run=conv)
     keep("task2.intervals", math.sqrt(step / CLAIMED_STEP) * (STEPS - 1))
 
 
 def keep_face_detour(lab: Lab) -> None:
     """Keeps the detour between pairs of test faces."""
-    run, pairs = lab.run("celeba64"), min(FACE_PAIRS, len(lab.faces.test) // 2)
-    _, frames = paths_between(run.model, lab.faces.test.images, pairs)
+    run = lab.run("celeba64")
+    _, frames = paths_between(run.model, lab.faces.test.images, FACE_PAIRS)
     lab.found.keep("face_paths.detour", detour_of(frames)[0], run=run)
 
 
@@ -213,23 +215,19 @@ def detours(model: VAE, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.cat(found, 1))
 
 
-def least_squares(columns: list[Tensor], y: Tensor) -> list[tuple[float, float]]:
-    """Each column's coefficient for y (n,), with a standard error that allows any variances."""
-    x, y = torch.stack(columns, 1).double(), y.double()
+def class_effect(detour: Tensor, distance: Tensor, same: Tensor) -> tuple[float, float]:
+    """By how much the detour within a class differs from that between two, at equal distance of
+    the codes, by least squares, with a standard error that allows any variances. Negative: one
+    class has the straighter way."""
+    moved = detour.isfinite()                   # equal images have no way between them
+    y, far, same = detour[moved].double(), distance[moved].double().log2(), same[moved]
+    x = torch.stack([torch.ones(len(y)), same, far - far.mean()], 1).double()       # (n, 3)
     inverse = torch.linalg.pinv(x.T @ x)
     coefficients = inverse @ x.T @ y
     noisy = x * (y - x @ coefficients)[:, None]
-    share = len(x) / max(len(x) - x.shape[1], 1)
+    share = len(x) / max(len(x) - 3, 1)
     errors = (share * inverse @ noisy.T @ noisy @ inverse).diagonal().sqrt()
-    return list(zip(coefficients.tolist(), errors.tolist(), strict=True))
-
-
-def class_effect(detour: Tensor, distance: Tensor, same: Tensor) -> tuple[float, float]:
-    """By how much the detour within a class differs from that between two, at equal distance of
-    the codes, with its standard error. Negative: one class has the straighter way."""
-    moved = detour.isfinite()                   # equal images have no way between them
-    detour, far, same = detour[moved], distance[moved].double().log2(), same[moved]
-    return least_squares([torch.ones(len(detour)), same, far - far.mean()], detour)[1]
+    return coefficients[1].item(), errors[1].item()
 
 
 def keep_similar(lab: Lab) -> None:

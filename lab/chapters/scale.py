@@ -44,6 +44,18 @@ def scale_of(splits: Splits, top: int) -> Scale:
 
 
 @once
+def principal_axes(lab: Lab, name: str, top: int) -> linear.Spectrum:
+    """The principal axes of a recipe's training images, so many of them."""
+    return linear.spectrum(lab.splits(name).train.images, top)
+
+
+@once
+def scores_on_axes(lab: Lab, name: str, top: int, part: str = "test") -> linear.Scores:
+    """What `linear_on` asks of a recipe's test or held-out images on these axes."""
+    return linear.scores_of(principal_axes(lab, name, top), getattr(lab.splits(name), part).images)
+
+
+@once
 def scale(lab: Lab, name: str) -> Scale:
     """The scale of "cifar" or of "celeba64", with 384 directions."""
     found = scale_of(lab.splits(SETS[name]), top=384)

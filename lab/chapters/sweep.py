@@ -10,8 +10,9 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
 from lab.chapters.cifar import key_of
-from lab.chapters.interpolation import STEPS, decode_paths, doubling_exponent
-from lab.linear import Estimate, Scores, Spectrum, linear_on, scores_of, spectrum
+from lab.chapters.interpolation import HALF_STEPS, STEPS, decode_paths, doubling_exponent
+from lab.chapters.scale import principal_axes, scores_on_axes
+from lab.linear import Estimate, linear_on
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES
 from lab.runs import Run
@@ -36,20 +37,13 @@ RANKED_BY = "epochs", "held-out loss", "test loss", "unsteadiness", "KID"
 # ---- losses
 
 
-@once
-def linear_scores(lab: Lab, name: str) -> tuple[Spectrum, list[Scores]]:
-    """The spectrum of a recipe's training images, and the scores of held-out and test images."""
-    splits = lab.splits(name)
-    known = spectrum(splits.train.images, top=256)
-    return known, [scores_of(known, part.images) for part in (splits.heldout, splits.test)]
-
-
 def linear_losses(lab: Lab, name: str) -> tuple[float, float]:
     """Held-out and test loss of the linear VAE that is best for the training images, with a
     recipe's latent size and weights of both terms."""
-    recipe = RECIPES[name]
-    known, scores = linear_scores(lab, FACES if name == FACES else NAMES[0])
-    pairs = [linear_on(known, part, recipe.sigma2, recipe.latent) for part in scores]
+    recipe, images = RECIPES[name], FACES if name == FACES else NAMES[0]
+    known = principal_axes(lab, images, 256)
+    pairs = [linear_on(known, scores_on_axes(lab, images, 256, part), recipe.sigma2, recipe.latent)
+             for part in ("heldout", "test")]
     return tuple(recipe.sse_weight * error + recipe.beta * rate for rate, error in pairs)
 
 
@@ -295,6 +289,5 @@ def keep_paths(lab: Lab) -> None:
     run = lab.run(lab.settings.setting)
     untrained = build(run.recipe, lab.settings.seed).eval()
     for key, model in {"path": run.model, "path_untrained": untrained}.items():
-        frames = random_paths(model, PAIRS, lab.settings.seed, 2 * STEPS - 1)   # half-steps too
-        lab.found.keep(f"sweep.{key}.doubling", doubling_exponent(frames[:, ::2], frames),
-                       "exponent")
+        halved = random_paths(model, PAIRS, lab.settings.seed, HALF_STEPS)
+        lab.found.keep(f"sweep.{key}.doubling", doubling_exponent(halved), "exponent")
