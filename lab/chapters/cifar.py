@@ -98,39 +98,29 @@ def keep_losses(lab: Lab, found: dict[str, list[Run]]) -> None:
     """Keeps what prose, claims and README read of the models: of their first seeds, but for two
     deviations over seeds. Nothing is kept of what is not there."""
     keep, first = lab.found.keep, {name: runs[0] for name, runs in found.items()}
-    for name, run in first.items():
-        if name in ("conv", "conv-cycle", "fc", "fc-norm", "fc-long", "fc-pca", "sprint",
-                    "improved"):
-            keep(f"{key_of(name)}.above_floor", above(lab, run.chosen), "nats", run)
-        if name in ("conv", "improved"):
-            keep(f"rd.{key_of(name)}", over_linear(lab, run.model)[1],
-                 "of the linear squared error", run)
-        if name in ("conv", "fc", "sprint"):
-            keep(f"{name}.seconds", run.seconds, "s", run)
-        if name in THREE:
-            keep(f"{name}.parameters", vae.count_parameters(run.model))
-    for name in ("conv", "fc"):
-        keep(f"{name}.loss", first[name].chosen["loss"], "nats", first[name])
-        keep(f"{name}.kl", first[name].chosen["kl"], "nats", first[name])
-        keep(f"{name}.training_sd", over_seeds([run.chosen["loss"] for run in found[name]]).error,
-             "nats")
-    if moved := lab.seeds("improved", permuted=True):
-        keep("permuted.improved_ends", moved[0].chosen["loss"] - scale(lab, "cifar").floor, "nats",
-             moved[0])
-    keep("conv.test_loss", first["conv"].chosen["test_loss"], "nats", first["conv"])
-    keep("conv.test_kl", first["conv"].chosen["test_kl"], "nats", first["conv"])
-    keep_ends(lab, first)
-
-
-def keep_ends(lab: Lab, first: dict[str, Run]) -> None:
-    """Keeps what a start, a schedule or a training is worth, test nats."""
-    keep, ends = lab.found.keep, dict.fromkeys(MODELS, math.nan) | levels(lab)
+    ends = dict.fromkeys(MODELS, math.nan) | levels(lab)
     ends |= {name: above(lab, run.chosen) for name, run in first.items()}
+    for name in ("conv", "conv-cycle", "fc", "fc-norm", "fc-long", "fc-pca", "sprint", "improved"):
+        keep(f"{key_of(name)}.above_floor", ends[name], "nats", first.get(name))
     keep("pca.above_floor", ends["PCA"], "nats")
     keep("conv.long_above_floor", ends["conv-long"], "nats", first.get("conv-long"))
     keep("fc_cycle.less", ends["fc"] - ends["fc-cycle"], "nats")
     keep("fc_pca.less_best", ends["fc-cycle"] - ends["fc-pca"], "nats")
     keep("fc_pca.trained", ends["PCA with one gain"] - ends["fc-pca"], "nats")
+    for name in ("conv", "improved"):
+        keep(f"rd.{name}", over_linear(lab, first[name].model)[1], "of the linear squared error",
+             first[name])
+    for name in ("conv", "fc", "sprint"):
+        keep(f"{name}.seconds", first[name].seconds, "s", first[name])
+    for name in THREE:
+        keep(f"{name}.parameters", vae.count_parameters(first[name].model))
+    for name in ("conv", "fc"):
+        keep(f"{name}.loss", first[name].chosen["loss"], "nats", first[name])
+        keep(f"{name}.kl", first[name].chosen["kl"], "nats", first[name])
+        losses = [run.chosen["loss"] for run in found[name]]
+        keep(f"{name}.training_sd", over_seeds(losses).error, "nats")
+    keep("conv.test_loss", first["conv"].chosen["test_loss"], "nats", first["conv"])
+    keep("conv.test_kl", first["conv"].chosen["test_kl"], "nats", first["conv"])
 
 
 def key_of(name: str) -> str:
@@ -184,13 +174,14 @@ def over_linear(lab: Lab, model: vae.VAE) -> tuple[float, float | None]:
     return point[0], against_linear({"model": point}, linear_curve(lab))["model"]
 
 
+
 def placed(lab: Lab) -> dict[str, list[tuple[float, float]]]:
     """Rate, and squared error over the linear one of that rate, of models in all their seeds."""
-    models = {"PCA": [pca(lab)]}
-    models |= {name: [run.model for run in lab.seeds(name)] for name in PLACED}
-    points = {name: [point for model in each if (point := over_linear(lab, model))[1] is not None]
-              for name, each in models.items()}
-    return {name: each for name, each in points.items() if each}
+    points = {"PCA": [over_linear(lab, pca(lab))]}
+    points |= {name: [over_linear(lab, run.model) for run in lab.seeds(name)] for name in PLACED}
+    there = {name: [point for point in each if point[1] is not None]
+             for name, each in points.items()}
+    return {name: each for name, each in there.items() if each}
 
 
 # ---- samples
@@ -213,22 +204,22 @@ def quality(lab: Lab) -> Table:
     a row is of the first seed."""
     judge, n = lab.judge, len(lab.cifar.test)
     of_pca = judge.measure(draw_images(pca(lab), n, lab.settings.seed))
-    rows = [quality_row(lab, "half of the test images", judge.ends["real"]),
-            quality_row(lab, "mean image", judge.ends["mean"]), quality_row(lab, "PCA", of_pca)]
+    rows = [quality_row(judge, "half of the test images", judge.ends["real"]),
+            quality_row(judge, "mean image", judge.ends["mean"]), quality_row(judge, "PCA", of_pca)]
     for name in THREE:
         found, (run, *others) = measured(lab, name), lab.seeds(name)
         lab.found.keep(f"blur_px.{name}", found["blur"], "pixels", run)
         drawn = [draw_images(other.model, COMPARED, lab.settings.seed) for other in others]
         blurs = [found["blur"], *(judge.measure(images)["blur"] for images in drawn)]
         sd = finite(over_seeds(blurs).error) if None not in blurs else None
-        rows.append(quality_row(lab, name, found) | {"± over seeds": sd, "seeds": len(blurs)})
+        rows.append(quality_row(judge, name, found) | {"± over seeds": sd, "seeds": len(blurs)})
     return Table(rows, {judge.name: ".3g", "KID": ".2f", "±": ".2f", "± over seeds": ".1f",
                         "equivalent blur, pixels": ".1f"})
 
 
-def quality_row(lab: Lab, label: str, found: dict) -> dict:
+def quality_row(judge: Judge, label: str, found: dict) -> dict:
     """A row of the table of samples, from what the judge measures."""
-    return {"images": label, lab.judge.name: found["distance"], "KID": found["kid"],
+    return {"images": label, judge.name: found["distance"], "KID": found["kid"],
             "±": found["kid_error"], "equivalent blur, pixels": blur_shown(found),
             "± over seeds": None, "seeds": None}
 
@@ -243,24 +234,21 @@ def distances(judge: Judge, head: str, found: dict[str, dict], fold: str = "") -
 # ---- pixels permuted
 
 
-def training_losses(lab: Lab, name: str) -> dict[str, tuple[float, float | None]]:
-    """Training loss above the floor, pixels in place and permuted, with deviations over seeds."""
-    floor, found = scale(lab, "cifar").floor, {}
-    for kind, moved in {"in place": False, "permuted": True}.items():
-        runs = lab.seeds(name, permuted=moved)
-        mean, sd = over_seeds([run.chosen["loss"] - floor for run in runs])
-        found[kind] = mean, finite(sd)
-    return found
-
-
 @needs("fc-pca", *(Training(name, permuted=True) for name in MOVED))
 def permuted(lab: Lab) -> Figure:
-    """Training loss with pixels in place and permuted."""
-    drawn, keep = {name: training_losses(lab, name) for name in MOVED}, lab.found.keep
-    moved = {name: lab.run(name, permuted=True).chosen["loss"] for name in ("conv", "fc")}
-    for name, loss in moved.items():
-        keep(f"permuted.{name}", loss - lab.run(name).chosen["loss"], "nats")
-    keep("permuted.lead_left", moved["fc"] - moved["conv"], "nats")
+    """Training loss with pixels in place and permuted, with deviations over seeds."""
+    floor, keep, drawn = scale(lab, "cifar").floor, lab.found.keep, {}
+    for name in MOVED:
+        both = {"in place": lab.seeds(name), "permuted": lab.seeds(name, permuted=True)}
+        means = {kind: over_seeds([run.chosen["loss"] - floor for run in runs])
+                 for kind, runs in both.items()}
+        drawn[name] = {kind: (mean, finite(sd)) for kind, (mean, sd) in means.items()}
+    moved = {name: lab.run(name, permuted=True) for name in ("conv", "fc", "improved")}
+    conv, fc, improved = (run.chosen["loss"] for run in moved.values())
+    keep("permuted.conv", conv - lab.run("conv").chosen["loss"], "nats")
+    keep("permuted.fc", fc - lab.run("fc").chosen["loss"], "nats")
+    keep("permuted.lead_left", fc - conv, "nats")
+    keep("permuted.improved_ends", improved - floor, "nats", moved["improved"])
     bars = vae.plot_bars(drawn, "What permuting the pixels costs",
                          "training loss above the floor, nats")
     return lab.figure(bars, "cifar-permuted", "Training loss above the floor with pixels in place "
