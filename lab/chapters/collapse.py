@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lab.chapters import betas
+from lab.chapters.betas import critical_beta
+from lab.chapters.cifar import key_of
 from lab.chapters.scale import scale
 from lab.latent import main_direction
 from lab.linear import Spectrum, linear_optimum
@@ -13,10 +14,10 @@ from lab.notebook import Lab, needs, once
 from lab.show import Figure
 from vae_helpers import GREY, kl_divergence, new_figure
 
-RANDOM = ("05", "09", "11", "20")               # β over the critical one, in tenths
-ALIGNED = ("05_aligned", "09_aligned")          # from the linear optimum, whose axes are right
+# The trainings, named by β over the critical one, in tenths.
+RANDOM = ("collapse-05", "collapse-09", "collapse-11", "collapse-20")
+ALIGNED = ("collapse-05-aligned", "collapse-09-aligned")    # from the linear optimum's axes
 SHARE, UNALIGNED = "β over the critical", "KL, one direction over all axes"
-NEEDED = [f"collapse-{key.replace('_', '-')}" for key in RANDOM + ALIGNED]
 
 
 def unaligned_kl(ratio: Tensor | float) -> Tensor:
@@ -25,43 +26,39 @@ def unaligned_kl(ratio: Tensor | float) -> Tensor:
 
 
 @once
-def collapsed(lab: Lab, key: str) -> dict:
+def collapsed(lab: Lab, name: str) -> dict:
     """What is left of the code of a training around the critical β, on the test images."""
-    run, known = lab.run(f"collapse-{key.replace('_', '-')}"), scale(lab, "cifar").spectrum
+    run, known = lab.run(name), scale(lab, "cifar").spectrum
     mu, logvar = lab.codes(run)
-    share = run.recipe.beta / betas.critical_beta(run.recipe, known)
+    critical = critical_beta(run.recipe, known)
+    share = run.recipe.beta / critical
     along, over = main_direction(mu)
-    return {SHARE: share, "start": "aligned" if key in ALIGNED else "random",
+    return {SHARE: share, "critical": critical,
             "KL": kl_divergence(mu, logvar).sum(1).mean().item(),
             "KL, linear": linear_optimum(known, run.recipe.sigma2, run.recipe.latent).rate,
             UNALIGNED: unaligned_kl(1 / share).item(),
             "variance along one direction": along, "axes it spreads": over}
 
 
-def keep_rows(lab: Lab, rows: dict[str, dict]) -> None:
-    """Keeps what text and claims quote of these trainings."""
-    keep, half = lab.found.keep, rows["05"]
-    for (key, row), name in zip(rows.items(), NEEDED, strict=True):
+@needs(*RANDOM, *ALIGNED)
+def figure(lab: Lab) -> Figure:
+    """What CIFAR-10's codes hold below and above the critical β, from random and aligned starts,
+    over two closed forms."""
+    keep, rows = lab.found.keep, {name: collapsed(lab, name) for name in RANDOM + ALIGNED}
+    for name, row in rows.items():
+        key = key_of(name).removeprefix("collapse_")
         keep(f"collapse.kl_{key}", row["KL"], "nats", lab.run(name))
+    half = rows["collapse-05"]
     keep("collapse.linear_kl_05", half["KL, linear"], "nats")
-    keep("collapse.linear_kl_09", rows["09"]["KL, linear"], "nats")
+    keep("collapse.linear_kl_09", rows["collapse-09"]["KL, linear"], "nats")
     keep("collapse.unaligned_05", half[UNALIGNED], "nats")
     keep("collapse.variance_05", half["variance along one direction"],
          "of the codes' variance, along one direction")
     keep("collapse.axes_05", half["axes it spreads"], "axes that this direction spreads over")
-    keep("collapse.critical", betas.critical_beta(lab.run("collapse-05").recipe,
-                                                  scale(lab, "cifar").spectrum))
-
-
-@needs(*NEEDED)
-def figure(lab: Lab) -> Figure:
-    """What CIFAR-10's codes hold below and above the critical β, from random and aligned starts,
-    over two closed forms."""
-    rows = {key: collapsed(lab, key) for key in RANDOM + ALIGNED}
-    keep_rows(lab, rows)
+    keep("collapse.critical", half["critical"])
     drawn = plot_collapse(scale(lab, "cifar").spectrum,
-                          {"random start": [rows[key] for key in RANDOM],
-                           "aligned start": [rows[key] for key in ALIGNED]})
+                          {"random start": [rows[name] for name in RANDOM],
+                           "aligned start": [rows[name] for name in ALIGNED]})
     return lab.figure(drawn, "collapse", "KL of CIFAR-10's codes falls to 0 as β nears the "
                       "critical one, with the lines of a linear model and of one direction that "
                       "spreads over all axes")
