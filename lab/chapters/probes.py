@@ -42,7 +42,8 @@ def kinds(lab: Lab) -> dict[str, list[Tensor]]:
     run, known = lab.run("celeba64"), scale(lab, "celeba64").spectrum
     scores = [pca_scores(known, each.images, run.recipe.latent)
               for each in (lab.faces.train, lab.faces.test)]
-    sigma2 = sigma2_at(known, nats(lab, run), run.recipe.latent)
+    spent = kl_divergence(*lab.codes(run)).double().sum(1).mean().item()
+    sigma2 = sigma2_at(known, spent, run.recipe.latent)
     linear = [linear_posteriors(known, each, sigma2) for each in scores]
     own = [lab.codes(run, part) for part in ("train", "test")]
     return {"PCA scores of the pixels": scores, "the code μ": codes(lab),
@@ -56,10 +57,6 @@ def drawn(lab: Lab, name: str, posteriors: list[tuple[Tensor, Tensor]]) -> list[
     return [draw_codes(*each, generator("cpu", lab.settings.seed, "probes", f"{name}, {i}"))
             for i, each in enumerate(posteriors)]
 
-
-def nats(lab: Lab, run: Run) -> float:
-    """What a code spends on a test face."""
-    return kl_divergence(*lab.codes(run)).double().sum(1).mean().item()
 
 
 def sigma2_at(known: Spectrum, rate: float, latent: int) -> float:
@@ -146,54 +143,54 @@ def keep_by_beta(lab: Lab) -> None:
 
 
 @once
-def halves(lab: Lab) -> tuple[dict[str, Probe], dict[str, Probe]]:
-    """Probes of four attributes on every second training face, which edit; and of all attributes
-    on the others, which judge."""
-    train, mu = lab.faces.train, codes(lab)[0]
-    shown = [train.label_names.index(name) for name in SHOWN]
-    return (fit_probes(mu[::2], train.labels[::2, shown], SHOWN),
-            fit_probes(mu[1::2], train.labels[1::2], train.label_names))
+def judges(lab: Lab) -> dict[str, Probe]:
+    """Probes of all attributes on every second training face, which judge."""
+    train = lab.faces.train
+    return fit_probes(codes(lab)[0][1::2], train.labels[1::2], train.label_names)
 
 
 @once
 def steps(lab: Lab) -> dict[str, dict[str, Tensor]]:
-    """The steps that add an attribute to a code, by way, from every second training face."""
-    (editing, judging), train = halves(lab), lab.faces.train
-    probes = {name: probe for name, probe in editing.items() if name in judging}
-    return edit_steps(probes, codes(lab)[0][::2], train.labels[::2], train.label_names)
+    """The steps that add one of four attributes, which a judge reads, to a code, by way; from the
+    training faces that the judges have not seen."""
+    mu, labels, names = codes(lab)[0][::2], lab.faces.train.labels[::2], lab.faces.train.label_names
+    shown = [name for name in SHOWN if name in judges(lab)]
+    probes = fit_probes(mu, labels[:, [names.index(name) for name in shown]], shown)
+    return edit_steps(probes, mu, labels, names)
 
 
 def judged(lab: Lab, mu: Tensor) -> Tensor:
-    """Logits (N, attributes) of the judging probes, of codes (N, d)."""
-    return torch.stack([probe.logit(mu) for probe in halves(lab)[1].values()], 1)
+    """Logits (N, attributes) of the judges, of codes (N, d)."""
+    return torch.stack([probe.logit(mu) for probe in judges(lab).values()], 1)
 
 
-@once
-def changes(lab: Lab) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
-    """By way and edited attribute, the mean change of what each judge says and its error, in
-    standard deviations over the test faces; and how far real faces with it are from others."""
+def changes(lab: Lab) -> tuple[list[dict], list[dict]]:
+    """What judges say changes by an edit along each way, and how far real faces with the attribute
+    are from others, in standard deviations over the test faces; a row each."""
     model, mu, test = lab.run("celeba64").model, codes(lab)[1], lab.faces.test
     seen, has = judged(lab, mu), varied(test.labels, test.label_names)
-    spread, some = seen.std(0), mu[:EDITED]
+    shown = [name for name in SHOWN if name in has and name in steps(lab)["mean difference"]]
+    spread, some, edited, real = seen.std(0), mu[:EDITED], [], []
 
     def readers(images: Tensor) -> Tensor:
         return judged(lab, encode_set(model, images)[0])
 
-    before, found = readers(decode_set(model, some)), {way: {} for way in (*steps(lab), REAL)}
+    before = readers(decode_set(model, some))
     for way, each in steps(lab).items():
-        for name in set(each) & set(has):
+        for name in shown:
             change = effect(model, some, has[name][:EDITED], each[name], readers, before) / spread
-            found[way][name] = change.mean(0), change.std(0) / len(some) ** 0.5
-            one, other = seen[has[name]], seen[~has[name]]
-            error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
-            found[REAL][name] = (one.mean(0) - other.mean(0)) / spread, error / spread
-    return found
+            error = change.std(0) / len(some) ** 0.5
+            edited.append(change_row(lab, way, name, change.mean(0), error))
+    for name in shown:
+        one, other = seen[has[name]], seen[~has[name]]
+        error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt() / spread
+        real.append(change_row(lab, REAL, name, (one.mean(0) - other.mean(0)) / spread, error))
+    return edited, real
 
 
-def change_row(lab: Lab, way: str, name: str) -> dict:
-    """What an edit changes of its own attribute, and what else it changes most."""
-    judges, (change, error) = list(halves(lab)[1]), changes(lab)[way][name]
-    read, off = (dict(zip(judges, each.tolist(), strict=True)) for each in (change, error))
+def change_row(lab: Lab, way: str, name: str, change: Tensor, error: Tensor) -> dict:
+    """What changes of an attribute, and what else changes most."""
+    read, off = (dict(zip(judges(lab), each.tolist(), strict=True)) for each in (change, error))
     own = read.pop(name)
     other = max(read, key=lambda each: abs(read[each]))
     return {"edited": name, "along": way, "own": own, "±, own": off[name], "most else": other,
@@ -203,13 +200,11 @@ def change_row(lab: Lab, way: str, name: str) -> dict:
 def edits(lab: Lab) -> Table:
     """What each edit changes of what judges read, in standard deviations over test faces, and the
     one of all other attributes that it changes most; last, how real faces differ."""
-    keep, rows = lab.found.keep, [change_row(lab, way, name) for way, each in changes(lab).items()
-                                  for name in SHOWN if name in each]
-    real = [row["share of own"] for row in rows if row["along"] == REAL]
-    made = [row["share of own"] for row in rows if row["along"] != REAL]
-    keep("edits.passed", sum(share < PASSES for share in made))
-    keep("edits.least", min(made))
-    keep("edits.most", max(made))
-    keep("edits.real_least", min(real))
-    return Table(rows, {"own": "+.2f", "±, own": ".2f", "by": "+.2f", "±, else": ".2f",
-                        "share of own": ".0%"}, fold=f"All {len(made)} edits, and real faces")
+    keep, (edited, real) = lab.found.keep, changes(lab)
+    shares = [row["share of own"] for row in edited]
+    keep("edits.passed", sum(share < PASSES for share in shares))
+    keep("edits.least", min(shares))
+    keep("edits.most", max(shares))
+    keep("edits.real_least", min(row["share of own"] for row in real))
+    return Table(edited + real, {"own": "+.2f", "±, own": ".2f", "by": "+.2f", "±, else": ".2f",
+                        "share of own": ".0%"}, fold=f"All {len(edited)} edits, and real faces")
