@@ -72,9 +72,7 @@ def slightly_below(share: float, again: float) -> str:
 def far_below(share: float, again: float) -> str:
     """Whether a share is below 1 by more than 20 %."""
     error = 2 * abs(1 - again)
-    if share < min(0.8, 1 - error):
-        return CONFIRMED
-    return UNDECIDED if share <= 0.8 + error else CONTRADICTED
+    return between(share, min(0.8, 1 - error), 0.8 + error)
 
 
 def of_all(*verdicts: str) -> str:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.chapters.scale import scale, untrained
+from lab.chapters.cifar import above
+from lab.chapters.scale import untrained
 from lab.notebook import Lab, needs
 from lab.show import Figure, labelled_rows
 from lab.training import decode_set, draw_images, encode_set, lerp
@@ -43,24 +44,19 @@ def rows(lab: Lab, columns: int = 12) -> dict[str, Tensor]:
 
 @needs("fc-pca")
 def bars(lab: Lab) -> Figure:
-    """Test losses above the floor, of models and of what needs no training."""
+    """Test losses above the floor, the longest bar first, of models and of what needs no
+    training."""
     known = untrained(lab, "cifar")
     terms = {"the mean image, no model": known["mean image"], "PCA, no training": known["PCA"]}
     terms |= {label: lab.run(name).chosen for label, name in LOSSES.items()}
-    floor = scale(lab, "cifar").test_floor
-    above = {label: each["test_loss"] - floor for label, each in terms.items()}
-    return lab.figure(plot_losses(above), "losses", "Bars of test losses above the floor, from "
-                      "the mean image, far above all others, down to the best model")
-
-
-def plot_losses(above: dict[str, float]):
-    """Horizontal bars of losses above the floor, the longest first, each with its number."""
-    above = dict(sorted(above.items(), key=lambda item: -item[1]))
-    colours = [style_of(LOSSES[label])["color"] if label in LOSSES else GREY for label in above]
-    figure, axes = new_figure(width=8, height=0.4 + 0.3 * len(above))
-    bars = axes.barh(list(above), list(above.values()), color=colours)
-    axes.bar_label(bars, fmt=" %.0f", fontsize=9)
+    left = {label: above(lab, each) for label, each in terms.items()}
+    labels = sorted(left, key=left.get, reverse=True)
+    colours = [style_of(LOSSES[label])["color"] if label in LOSSES else GREY for label in labels]
+    figure, axes = new_figure(width=8, height=0.4 + 0.3 * len(labels))
+    drawn = axes.barh(labels, [left[label] for label in labels], color=colours)
+    axes.bar_label(drawn, fmt=" %.0f", fontsize=9)
     axes.invert_yaxis()
     axes.set(title="What is left above the floor, nats per test image", xticks=[])
     axes.spines["bottom"].set_visible(False)
-    return figure
+    return lab.figure(figure, "losses", "Bars of test losses above the floor, from the mean image, "
+                      "far above all others, down to the best model")

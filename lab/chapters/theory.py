@@ -16,7 +16,7 @@ from torch.distributions import Normal
 from lab import density, latent, linear
 from lab.chapters.cifar import distances, measured
 from lab.chapters.scale import scale
-from lab.linear import mean_and_error
+from lab.linear import mean_and_error, running_means
 from lab.notebook import Lab
 from lab.runs import Run
 from lab.show import Figure, Table, finite, labelled_rows, number
@@ -30,6 +30,8 @@ COUNTS = (1, 10, 100, 400)      # weighted draws in a bound
 WIDER = 1.3             # factor on the linear posterior's variances whose gap is known
 COLOURS = {"pathwise": "conv", "score function, baseline": "fc", "score function": "improved"}
 PRIOR, FIT = "N(0, I)", "a Gaussian fitted to training images' codes"
+VARIANTS = {"small": "β = 1", "small-sharp": "β = 0.1", "small-beta0": "β = 0",
+            "small-mean": "reconstruction averaged"}
 
 
 def drawing(lab: Lab, *key) -> Generator:
@@ -49,9 +51,8 @@ def codes_of(lab: Lab, name: str) -> tuple[Run, Tensor, Tensor]:
 def mixture(lab: Lab) -> Table:
     """The KL split into what codes tell of their images and how far the mixture of all training
     images' posteriors is from the prior, and by how much new images and draws differ in it."""
-    one, sharp, none = (mixture_row(lab, "β = 1", "small"),
-                        mixture_row(lab, "β = 0.1", "small-sharp"),
-                        mixture_row(lab, "β = 0", "small-beta0"))
+    names = ("small", "small-sharp", "small-beta0")
+    one, sharp, none = (mixture_row(lab, name) for name in names)
     keep, run = lab.found.keep, lab.run("small")
     keep("q1.kl", one["KL"], "nats", run)
     keep("q1.gap", one["gap"], "nats", run)
@@ -63,7 +64,7 @@ def mixture(lab: Lab) -> Table:
         caption="The two columns *at …* are means of ln q_N(z) − ln p(z).")
 
 
-def mixture_row(lab: Lab, label: str, name: str) -> dict:
+def mixture_row(lab: Lab, name: str) -> dict:
     """The numbers of one model, whose mixture is that of all training posteriors."""
     draw, (mu, logvar) = drawing(lab, "mixture", name), lab.codes(lab.run(name), "train")
     kl = kl_divergence(mu, logvar).sum(1).mean().item()
@@ -73,7 +74,7 @@ def mixture_row(lab: Lab, label: str, name: str) -> dict:
     (at_test, error), (at_prior, other) = (
         mean_and_error(density.log_mixture(z, mu, logvar) - Normal(0, 1).log_prob(z).sum(1))
         for z in (test, prior))
-    return {"model": label, "KL": kl, "I(x; z)": told, "ln N": math.log(len(mu)),
+    return {"model": VARIANTS[name], "KL": kl, "I(x; z)": told, "ln N": math.log(len(mu)),
             "KL(q_N‖p)": kl - told, "at test codes": at_test, "at draws of p": at_prior,
             "gap": at_test - at_prior, "±": math.hypot(error, other)}
 
@@ -138,9 +139,9 @@ def plot_running(pathwise: Tensor, baseline: Tensor, score: Tensor):
     """Running means, with a band of one standard error, of three estimates (n, d) of one gradient,
     in the dimension where it is largest; the last has an axis of its own."""
     dim = pathwise.mean(0).abs().argmax()
-    near = {"score function, baseline": linear.running_means(baseline[:, dim]),
-            "pathwise": linear.running_means(pathwise[:, dim])}
-    far = {"score function": linear.running_means(score[:, dim])}
+    near = {"score function, baseline": running_means(baseline[:, dim]),
+            "pathwise": running_means(pathwise[:, dim])}
+    far = {"score function": running_means(score[:, dim])}
     known, (left, right) = near["pathwise"][0][-1], (
         8 * max(error[-1] for _, error in means.values()) for means in (near, far))
     figure, axes = new_figure(2, width=9, height=2.8)
@@ -240,7 +241,7 @@ def noise_row(lab: Lab, label: str, name: str, together: bool = False, n: int = 
 def law(lab: Lab) -> Table:
     """Whether posterior variances are β / (β + H_jj), as the slope of their logarithms over
     dimensions, and whether noise costs β/2 for each degree of freedom."""
-    one, sharp = law_row(lab, "β = 1", "small"), law_row(lab, "β = 0.1", "small-sharp")
+    one, sharp = law_row(lab, "small"), law_row(lab, "small-sharp")
     keep, run = lab.found.keep, lab.run("small")
     keep("q3.law_slope", one["slope"], "", run)
     keep("q3.sharp.law_slope", sharp["slope"], "", lab.run("small-sharp"))
@@ -250,7 +251,7 @@ def law(lab: Lab) -> Table:
                                 "predicted": ".2f"})
 
 
-def law_row(lab: Lab, label: str, name: str) -> dict:
+def law_row(lab: Lab, name: str) -> dict:
     """Both tests of one model; curvatures take two decodings for each image and dimension."""
     run, mu, logvar = codes_of(lab, name)
     images, beta, n = lab.cifar.test.images[:len(mu)], run.recipe.beta, min(64, len(mu) // 30)
@@ -258,8 +259,8 @@ def law_row(lab: Lab, label: str, name: str) -> dict:
     found = latent.curvature_law(curvature, logvar[:n], beta)
     cost = latent.noise_cost(run.model, images, mu, logvar, drawing(lab, "noise", name))
     mean, error = mean_and_error(cost)
-    return {"model": label, "images": n, "slope": finite(found.slope), "±": finite(found.error),
-            "noise costs": mean, "± ": error,
+    return {"model": VARIANTS[name], "images": n, "slope": finite(found.slope),
+            "±": finite(found.error), "noise costs": mean, "± ": error,
             "predicted": beta / 2 * latent.degrees_of_freedom(logvar)}
 
 
@@ -325,9 +326,7 @@ def autoencoder_pairs(lab: Lab) -> list[tuple[str, str, Tensor, Tensor]]:
 
 def price(lab: Lab) -> Table:
     """What the weight of the KL does to the code."""
-    one, sharp = price_row(lab, "β = 1", "small"), price_row(lab, "β = 0.1", "small-sharp")
-    none = price_row(lab, "β = 0", "small-beta0")
-    averaged = price_row(lab, "reconstruction averaged", "small-mean")
+    rows = one, sharp, _, averaged = [price_row(lab, name) for name in VARIANTS]
     keep, run, sharp_run = lab.found.keep, lab.run("small"), lab.run("small-sharp")
     keep("q4.dof", one["degrees of freedom"], "", run)
     keep("q4.near", one["to the nearest"], "nats", run)
@@ -335,15 +334,14 @@ def price(lab: Lab) -> Table:
     keep("q4.sharp.near", sharp["to the nearest"], "nats", sharp_run)
     keep("small.kl", one["KL"], "nats", run)
     keep("averaged.kl", averaged["KL"], "nats", lab.run("small-mean"))
-    return Table([one, sharp, none, averaged],
-                 {"KL": ",.1f", "degrees of freedom": ".1f", "to the nearest": ",.1f"})
+    return Table(rows, {"KL": ",.1f", "degrees of freedom": ".1f", "to the nearest": ",.1f"})
 
 
-def price_row(lab: Lab, label: str, name: str) -> dict:
+def price_row(lab: Lab, name: str) -> dict:
     """Of one model; the nearest posterior is the median one, by -ln of the overlap."""
     _, mu, logvar = codes_of(lab, name)
     kl = kl_divergence(mu, logvar)
-    return {"model": label, "KL": kl.sum(1).mean().item(),
+    return {"model": VARIANTS[name], "KL": kl.sum(1).mean().item(),
             "above 0.01 nats": latent.active_units(kl), "above 0.1": latent.active_units(kl, 0.1),
             "degrees of freedom": latent.degrees_of_freedom(logvar), "to the nearest":
             density.median_nearest(density.posterior_distances(mu, logvar))}
