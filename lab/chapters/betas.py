@@ -10,13 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from lab import latent
-from lab.chapters.interpolation import (
-    HALF_STEPS,
-    detour_of,
-    doubling_exponent,
-    farthest,
-    paths_between,
-)
+from lab.chapters import interpolation
 from lab.chapters.scale import principal_axes, scores_on_axes
 from lab.linear import RateDistortion, Spectrum, linear_on
 from lab.notebook import Lab, needs, once
@@ -227,7 +221,7 @@ def reconstructions(lab: Lab) -> Figure:
 def interpolations(lab: Lab) -> Figure:
     """Two pairs of test faces and six decoded steps between, at half size, a row for each β."""
     images, rows = lab.splits("celeba128").test.images, {}
-    pairs = (0, 1), farthest(codes(lab, "1")[:500])
+    pairs = (0, 1), interpolation.farthest(codes(lab, "1")[:500])
     for key in EQUAL:
         mu, model = codes(lab, key), runs(lab)[key].model
         row = [part for a, b in pairs for part in (
@@ -248,12 +242,14 @@ def keep_paths(lab: Lab) -> None:
     images, keep, long = lab.splits("celeba128").test.images, lab.found.keep, runs(lab)["1_long"]
     for key, run in runs(lab).items():
         if key in FARTHEST:
-            detour, error = detour_of(paths_between(run.model, images, PAIRS)[1])
+            _, frames = interpolation.paths_between(run.model, images, PAIRS)
+            detour, error = interpolation.detour_of(frames)
             keep(f"betas.detour_{key}", detour, run=run)
             if key in EQUAL:
                 keep(f"betas.detour_error_{key}", error, run=run)
-    _, halved = paths_between(long.model, images, DOUBLED, steps=HALF_STEPS)
-    keep("betas.doubling_1_long", doubling_exponent(halved), "exponent", long)
+    _, halved = interpolation.paths_between(long.model, images, DOUBLED,
+                                            steps=interpolation.HALF_STEPS)
+    keep("betas.doubling_1_long", interpolation.doubling_exponent(halved), "exponent", long)
 
 
 # ---- dimension by dimension

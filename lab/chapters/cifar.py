@@ -117,8 +117,8 @@ def keep_losses(lab: Lab, found: dict[str, list[Run]]) -> None:
     for name in ("conv", "fc"):
         keep(f"{name}.loss", first[name].chosen["loss"], "nats", first[name])
         keep(f"{name}.kl", first[name].chosen["kl"], "nats", first[name])
-        losses = [run.chosen["loss"] for run in found[name]]
-        keep(f"{name}.training_sd", over_seeds(losses).error, "nats")
+        _, sd = over_seeds([run.chosen["loss"] for run in found[name]])
+        keep(f"{name}.training_sd", sd, "nats")
     keep("conv.test_loss", first["conv"].chosen["test_loss"], "nats", first["conv"])
     keep("conv.test_kl", first["conv"].chosen["test_kl"], "nats", first["conv"])
 
@@ -237,21 +237,22 @@ def distances(judge: Judge, head: str, found: dict[str, dict], fold: str = "") -
 @needs("fc-pca", *(Training(name, permuted=True) for name in MOVED))
 def permuted(lab: Lab) -> Figure:
     """Training loss with pixels in place and permuted, with deviations over seeds."""
-    floor, keep, drawn = scale(lab, "cifar").floor, lab.found.keep, {}
-    for name in MOVED:
-        both = {"in place": lab.seeds(name), "permuted": lab.seeds(name, permuted=True)}
-        means = {kind: over_seeds([run.chosen["loss"] - floor for run in runs])
-                 for kind, runs in both.items()}
-        drawn[name] = {kind: (mean, finite(sd)) for kind, (mean, sd) in means.items()}
+    floor, keep = scale(lab, "cifar").floor, lab.found.keep
+    drawn = {name: {} for name in MOVED}
+    for name, bars in drawn.items():
+        for kind in ("in place", "permuted"):
+            runs = lab.seeds(name, permuted=kind == "permuted")
+            mean, sd = over_seeds([run.chosen["loss"] - floor for run in runs])
+            bars[kind] = mean, finite(sd)
     moved = {name: lab.run(name, permuted=True) for name in ("conv", "fc", "improved")}
     conv, fc, improved = (run.chosen["loss"] for run in moved.values())
     keep("permuted.conv", conv - lab.run("conv").chosen["loss"], "nats")
     keep("permuted.fc", fc - lab.run("fc").chosen["loss"], "nats")
     keep("permuted.lead_left", fc - conv, "nats")
     keep("permuted.improved_ends", improved - floor, "nats", moved["improved"])
-    bars = vae.plot_bars(drawn, "What permuting the pixels costs",
+    plot = vae.plot_bars(drawn, "What permuting the pixels costs",
                          "training loss above the floor, nats")
-    return lab.figure(bars, "cifar-permuted", "Training loss above the floor with pixels in place "
+    return lab.figure(plot, "cifar-permuted", "Training loss above the floor with pixels in place "
                       "and permuted: conv loses much, fc and fc from PCA next to nothing")
 
 
