@@ -1,7 +1,5 @@
 """β at 128×128: what the weight of the KL does to a VAE of faces, predicted before any training."""
 
-from __future__ import annotations
-
 import math
 
 import torch

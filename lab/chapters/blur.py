@@ -1,7 +1,5 @@
 """Blur is a chosen number: one network under four decoder variances, as probabilities and seen."""
 
-from __future__ import annotations
-
 import math
 
 import torch

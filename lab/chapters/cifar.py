@@ -1,7 +1,5 @@
 """Task 1: a convolutional VAE against a fully connected one on CIFAR-10, and an improvement."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The verdicts on what was claimed, and the numbers that nothing but a claim asks for."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Where β costs so much that a code is worth nothing: CIFAR-10 around the critical β."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

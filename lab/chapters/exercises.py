@@ -1,7 +1,5 @@
 """Exercises: what a reader writes beside what is known. The usual slips are named."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

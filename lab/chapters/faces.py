@@ -1,7 +1,5 @@
 """Task 3: what a VAE of faces makes of the regions of its latent space."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

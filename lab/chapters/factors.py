@@ -1,7 +1,5 @@
 """Known factors: whether single dimensions stand for what drawn faces were drawn from."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Task 2: what lies between two images, in latent space and in pixels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What the measures of generated images are worth: real images, disturbed, and other judges."""
 
-from __future__ import annotations
-
 from statistics import fmean
 
 from torch import Tensor

@@ -7,8 +7,6 @@ rules were written or changed when a number of an earlier training was known; on
 be older than all of its numbers ends on FIRST.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

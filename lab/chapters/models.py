@@ -1,7 +1,5 @@
 """The models: every recipe in a row, and a drawing of what flows through one and back."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import NamedTuple

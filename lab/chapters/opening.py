@@ -1,7 +1,5 @@
 """The first page: what the trained models make, and how to read a loss."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

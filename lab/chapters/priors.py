@@ -1,7 +1,5 @@
 """A prior that is fitted after training: what it takes off the loss, and what it samples."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

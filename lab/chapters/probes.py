@@ -1,7 +1,5 @@
 """What linear probes read from the codes of faces and from their pixels, and what edits change."""
 
-from __future__ import annotations
-
 import torch
 from scipy.optimize import brentq
 from torch import Tensor

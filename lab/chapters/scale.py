@@ -1,7 +1,5 @@
 """The scale: what no model, the mean image and PCA reach on a set of images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The comparison of settings: three settings of two networks, squared error, early stopping."""
 
-from __future__ import annotations
-
 import math
 from statistics import fmean
 

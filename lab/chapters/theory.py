@@ -1,7 +1,5 @@
 """The theory questions: what KL, noise and price do, shown on five variants of a small VAE."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial
