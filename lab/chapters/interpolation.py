@@ -89,8 +89,8 @@ def four_faces(lab: Lab, frames: Tensor) -> Figure:
 
 def cross_fade(frames: Tensor) -> Tensor:
     """The pixel mixture of first and last frame in as many steps, (n, steps, 3, H, W)."""
-    first, last = frames[:, 0].flatten(1), frames[:, -1].flatten(1)
-    return lerp(first, last, frames.shape[1]).view_as(frames)
+    t = torch.linspace(0, 1, frames.shape[1]).view(1, -1, 1, 1, 1)
+    return (1 - t) * frames[:, :1] + t * frames[:, -1:]
 
 
 def around(ends: Tensor, steps: int) -> Tensor:
