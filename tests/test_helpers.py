@@ -4,7 +4,6 @@ import dataclasses
 import math
 from functools import partial
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -263,7 +262,7 @@ def test_weight_of_the_squared_error_and_implied_variance_in_unit_pixels(changes
     assert recipe.sigma2 == (sigma2 and pytest.approx(sigma2))
 
 
-# ---- pictures and plots
+# ---- pictures
 
 
 @pytest.mark.parametrize(("zoom", "gap"), [(1, 0), (3, 2)])
@@ -278,26 +277,3 @@ def test_tiles_hold_every_pixel_at_an_exact_multiple(zoom, gap):
     np.testing.assert_array_equal(helpers.tile(images / 255, 3, zoom, gap), sheet)
     beyond = torch.tensor([-0.5, 1.5]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     assert helpers.tile(beyond, columns=2, zoom=1, gap=0)[0, :, 0].tolist() == [0, 255]
-
-
-def test_every_plot_can_be_drawn_and_names_its_models():
-    names, levels = ["conv", "p1-fc", "celeba128-b4", "never heard of"], {"linear": 70.0}
-    assert helpers.style_of("p1-fc") == helpers.style_of("fc") != helpers.style_of(names[3])
-    keys = ("epoch", "test", "training", "seconds")
-    curves = {name: dict.fromkeys(keys, [1.0, 2.0, 3.0]) for name in names}
-    bars = {name: {"training": (5.0, 0.5), "test": (7.0, None)} for name in names}
-    points = {name: [(20.0, 30.0), (40.0, 50.0)] for name in names}
-    for figure in (helpers.plot_curves(curves, levels, points),
-                   helpers.plot_by_seconds(curves, levels),
-                   helpers.plot_bars(bars, "a title", "nats")):
-        figure.canvas.draw()
-        for axes in figure.axes:
-            shown = " ".join(text.get_text() for text in [*axes.texts, *axes.get_yticklabels()])
-            assert all(name in shown for name in names)
-        plt.close(figure)
-
-
-def test_a_picture_shows_every_pixel_of_a_sheet_once():
-    drawn = helpers.picture({"a": helpers.tile(grey(4, 8), 2)}, "a title")
-    assert drawn.axes[0].get_window_extent().size.round().tolist() == [2 * 18, 2 * 18]
-    plt.close(drawn)
