@@ -18,9 +18,11 @@ from tiny import (
     IMAGES,
     TEST,
     TINY,
+    Stopped,
     assert_identical,
     assert_same_weights,
     ended,
+    first_epoch_of,
     forked,
     job,
     noise_images,
@@ -71,17 +73,6 @@ def test_history_has_what_is_promised_and_lies_on_disk_twice(tmp_path):
     said = json.loads((done.folder / "run.json").read_text())
     assert done.history == state(done.folder)["history"] == said["history"]
     assert run_hash(said["identity"]) == done.hash and said["torch"] == torch.__version__
-
-
-@pytest.mark.parametrize("beta", [0, 7])
-def test_training_heldout_and_test_have_one_objective(tmp_path, beta):
-    standing = TINY.but(beta=beta, norm=False, batch=35, lr=1e-30, epochs=1)
-    last = run(tmp_path, standing, heldout=IMAGES, test=HELDOUT).last
-    for prefix in ("", "heldout_", "test_"):
-        loss, error, kl = (last[prefix + term] for term in ("loss", "reconstruction", "kl"))
-        assert loss == pytest.approx(error + beta * kl) and kl > 0
-    assert last["heldout_kl"] == pytest.approx(last["kl"], rel=1e-5)    # same images and weights
-    assert last["heldout_reconstruction"] == pytest.approx(last["reconstruction"], rel=1e-2)
 
 
 def test_heldout_and_test_change_nothing_where_nothing_is_chosen(tmp_path):
@@ -212,13 +203,9 @@ def machine(monkeypatch):
     return has
 
 
-def test_a_finished_run_goes_before_a_begun_one_and_that_before_a_new_one(tmp_path, machine,
-                                                                         monkeypatch):
+def test_a_finished_run_goes_before_a_begun_one_and_that_before_a_new_one(tmp_path, machine):
     machine(True)
-    with monkeypatch.context() as patch:
-        patch.setattr(lab.runs, "log_epochs", lambda history, *rest: dies_at(history, 1))
-        with pytest.raises(Killed):
-            run(tmp_path, wanted="bf16")                # one epoch of four
+    first_epoch_of(job(tmp_path, wanted="bf16"))        # one of four
     machine(False)                                      # here it cannot go on
     assert job(tmp_path, wanted="auto").precision == "fp32"
     machine(False, instructions=True)
@@ -229,33 +216,16 @@ def test_a_finished_run_goes_before_a_begun_one_and_that_before_a_new_one(tmp_pa
         again = run(tmp_path, wanted=wanted)
         assert not again.trained_here and again.folder == done.folder
     assert job(tmp_path, wanted="bf16").precision == "bf16"         # what is asked for is done
-
-
-def test_training_in_bf16_without_instructions_is_refused_but_a_finished_run_loads(
-        tmp_path, machine, trained):
-    machine(True)
-    done = run(tmp_path, wanted="bf16")
+    run(tmp_path, seed=1, wanted="bf16")
     machine(False)
-    trained.clear()
-    for wanted in ("bf16", "auto"):
-        loaded = run(tmp_path, wanted=wanted)
-        assert_same_weights(loaded, done)
+    for wanted in ("auto", "bf16"):
+        loaded = run(tmp_path, seed=1, wanted=wanted)
         assert loaded.precision == "bf16" and not loaded.trained_here
     with pytest.raises(Refused, match="PRECISION"):
-        run(tmp_path, seed=1, wanted="bf16")
-    assert not trained and len(list(tmp_path.glob("tiny-*"))) == 1
+        run(tmp_path, seed=2, wanted="bf16")
 
 
 # ---- stopped and continued
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing in the program catches it."""
-
-
-def dies_at(history, epoch):
-    if history and history[-1]["epoch"] == epoch:
-        raise Killed
 
 
 @pytest.mark.parametrize("recipe", [
@@ -274,13 +244,13 @@ def test_run_that_dies_at_any_write_ends_bit_identical(tmp_path, monkeypatch, re
                 if not here or after:
                     replace(source, target)
                 if here:
-                    raise Killed
+                    raise Stopped
 
             monkeypatch.setattr(os, "replace", dies)
             try:
                 run(tmp_path / f"{after}-{last}", recipe)
                 break                           # fewer writes than `last`: all have been tried
-            except Killed:
+            except Stopped:
                 deaths += 1
             monkeypatch.setattr(os, "replace", replace)
             again = run(tmp_path / f"{after}-{last}", recipe)
@@ -342,52 +312,37 @@ class Trap:
 
 
 def flipped(file):
-    """The content with one bit of a weight turned over, where no archive keeps a sum of it."""
+    """One bit of a weight turned over, where no archive keeps a sum of it."""
     held = state(file.parent)
     held["model"]["to_mu.bias"].view(torch.uint8)[0] ^= 1
     torch.save(held, file)
 
 
-DAMAGES = {
-    "truncated": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-    "a bit": flipped,
-    "a pickle": lambda file: file.write_bytes(pickle.dumps(Trap(file))),
-    "an archive that acts": lambda file: torch.save({"model": Trap(file)}, file),
-    "no digest": lambda file: torch.save({k: v for k, v in state(file.parent).items()
-                                          if k != "digest"}, file)}
+def another_runs(file):
+    shutil.copy(run(file.parents[2] / "other", STOPS, seed=1).folder / "state.pt", file)
 
 
 @pytest.fixture(scope="module")
-def others(tmp_path_factory):
-    """Runs of two seeds, and one stopped in its third epoch, in folders that no test changes."""
-    runs = tmp_path_factory.mktemp("others")
-    made = {"finished": run(runs / "a", STOPS).folder,
-            "seed": run(runs / "b", STOPS, seed=1).folder}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(lab.runs, "log_epochs", lambda history, *rest: dies_at(history, 2))
-        run(runs / "c", STOPS)
-    return made | {"begun": job(runs / "c", STOPS).folder}
+def finished(tmp_path_factory):
+    """The folder of a finished run, which no test changes."""
+    return run(tmp_path_factory.mktemp("finished"), STOPS).folder
 
 
-@pytest.mark.parametrize("which", ["finished", "begun"])
-@pytest.mark.parametrize("damage", [*DAMAGES, "another run's"])
+@pytest.mark.parametrize("damage", [
+    flipped, another_runs, lambda file: file.write_bytes(pickle.dumps(Trap(file))),
+    lambda file: torch.save({"model": Trap(file)}, file)],
+    ids=["a bit", "another run's", "a pickle", "an archive that acts"])
 def test_a_damaged_or_another_runs_file_is_named_in_a_sentence_and_kept(
-        tmp_path, others, which, damage, recwarn):
-    folder = tmp_path / others[which].name
-    shutil.copytree(others[which], folder)
-    file, whole = folder / "state.pt", (folder / "state.pt").read_bytes()
-    if damage in DAMAGES:
-        DAMAGES[damage](file)
-    else:
-        shutil.copy(others["seed"] / "state.pt", file)
+        tmp_path, finished, damage, recwarn):
+    folder = shutil.copytree(finished, tmp_path / "runs" / finished.name)
+    file = folder / "state.pt"
+    damage(file)
     before = file.read_bytes()
     with pytest.raises(Damaged) as refusal:
-        run(tmp_path, STOPS)
+        run(tmp_path / "runs", STOPS)
     sentence = str(refusal.value)
     assert str(file) in sentence and "\n" not in sentence and not sentence.endswith(".")
     assert file.read_bytes() == before and not (folder / "trap").exists() and not recwarn.list
-    file.write_bytes(whole)                             # put right, it goes on to the same end
-    assert_identical(run(tmp_path, STOPS).folder, others["finished"])
 
 
 # ---- numbers that are none

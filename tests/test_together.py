@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import EARLY, TINY, ended, forked, job, plain, state, wait_until
+from tiny import EARLY, TINY, ended, first_epoch_of, forked, job, plain, state, wait_until
 from torch import distributed
 
 from lab.__main__ import main
@@ -48,27 +48,13 @@ def begun(n, folder, *recipes):
             for rank in range(n)]
 
 
-def first_epoch_of(runs, recipe):
-    """Leaves what a training that was stopped after its first epoch leaves."""
-    class Stopped(BaseException):
-        pass
-
-    def stop(history, *rest):
-        if history:
-            raise Stopped
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("lab.runs.log_epochs", stop)
-        job(runs, recipe).train()
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """The folder in which two processes trained, each in its own part, and what they said."""
     folder = tmp_path_factory.mktemp("together")
-    first_epoch_of(folder / "0", RESUMED)
+    first_epoch_of(job(folder / "0", RESUMED))
     job(folder / "0", FINISHED).train()
-    first_epoch_of(folder / "0", DAMAGED)
+    first_epoch_of(job(folder / "0", DAMAGED))
     with open(job(folder / "0", DAMAGED).folder / "state.pt", "r+b") as file:
         file.truncate(2000)
     children = begun(2, folder, PLAIN, ODD, SILENT, GAUSSIAN, EARLY, RESUMED, FINISHED, DAMAGED,
