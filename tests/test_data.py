@@ -7,8 +7,6 @@ import pickle
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -150,21 +148,12 @@ def test_batches_are_refused_by_their_md5_by_their_absence_and_by_what_they_woul
 
 
 @pytest.mark.parametrize("named, array", [
-    ("y_train", None), ("x_train", np.zeros((25, 3, 32, 32), np.uint8)),
-    ("x_train", np.zeros((25, 32, 32, 3))), ("y_train", np.zeros(24, int)),
+    ("y_train", None), ("x_train", np.zeros((25, 32, 32, 3))), ("y_train", np.zeros(24, int)),
     ("y_train", np.full(25, 10)), ("y_train", np.full(25, Malicious()))])
 def test_array_at_fault_is_named_with_its_file(tmp_path, arrays, named, array):
     arrays = {key: value for key, value in {**arrays, named: array}.items() if value is not None}
     assert named in refused("cifar10.npz", "cifar10", root=write_npz(tmp_path, arrays))
     assert not Path("was here").exists()
-
-
-def test_damaged_npz_is_named(tmp_path, arrays):
-    path = write_npz(tmp_path, arrays) / "cifar10.npz"
-    whole = path.read_bytes()
-    for damaged in (whole[:-5000], whole[:3000] + b"x" * 50 + whole[3050:]):
-        path.write_bytes(damaged)
-        refused("cifar10.npz", "cifar10", root=tmp_path)
 
 
 def test_download_comes_when_asked_for_and_leaves_nothing_when_it_breaks_off(
@@ -329,8 +318,7 @@ def test_other_files_make_the_cache_anew_and_leave_nothing_of_the_old_one(root):
 
 
 @pytest.mark.parametrize("damage", [
-    lambda whole: whole[:-1], lambda whole: pickle.dumps(Malicious()),
-    lambda whole: whole.replace(b"5, 3,", b"3, 5,")])
+    lambda whole: whole[:-1], lambda whole: pickle.dumps(Malicious())])
 def test_damaged_cache_is_made_again(root, monkeypatch, damage):
     monkeypatch.chdir(root)
     first, [path] = data.load("celeba", root=root).fingerprint, cached(root)
@@ -338,26 +326,6 @@ def test_damaged_cache_is_made_again(root, monkeypatch, damage):
     path.write_bytes(damage(whole))
     assert data.load("celeba", root=root).fingerprint == first
     assert path.read_bytes() == whole and not Path("was here").exists()
-
-
-KILLED = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-import data
-from data import celeba, imagecache
-imagecache.BLOCK, decode = 1, celeba._decode
-celeba._decode = lambda path, **how: os._exit(9) if "2" in path.name else decode(path, **how)
-data.load("celeba", root=sys.argv[2])
-"""
-
-
-def test_a_killed_process_leaves_nothing_that_is_believed(root, decoded):
-    code = [sys.executable, "-c", KILLED, Path(__file__).parents[1], root]
-    assert subprocess.run(code).returncode == 9
-    assert [path.suffix for path in cached(root)] == [".part"]
-    faces = data.load("celeba", root=root)
-    assert sorted(decoded) == TRAIN and [path.suffix for path in cached(root)] == [".npy"]
-    assert faces.fingerprint == fingerprint(faces.images, faces.labels)
 
 
 def test_of_two_at_once_one_decodes(root, decoded):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_diverg
 
 import vae_helpers as helpers
 from lab.linear import entropy_floor
-from lab.training import shared_step
 from vae_helpers import Recipe, build, elbo_terms, reconstruction_error, to_pixels, to_range
 
 SMALL = Recipe("small", side=8, widths=(8, 16), norm=False, latent=6)
@@ -130,20 +128,6 @@ def test_a_step_goes_down_the_gradient_and_gives_the_terms_before_it():
     known = torch.autograd.grad(before.loss(2.0).mean(), list(model.parameters()))
     gradient = torch.cat([g.flatten() for g in known])
     torch.testing.assert_close(moved, -1e-3 * gradient, rtol=1e-3, atol=1e-5)
-
-
-def test_steps_of_several_processes_average_to_that_of_the_whole_batch():
-    """Three rows and two: each weighs its mean by its rows times 2 over 5."""
-    def of_rows(rows, share, together=None):
-        return step_of(lambda model, optimizer, x, eps: shared_step(
-            model, optimizer, x[rows], eps[rows], False, together or partial(elbo_terms, model),
-            share))
-
-    (three, _), (two, _) = of_rows(slice(3), 6 / 5), of_rows(slice(3, 5), 4 / 5)
-    torch.testing.assert_close((three + two) / 2, step_of()[0], rtol=1e-3, atol=1e-6)
-    others = elbo_terms(build(SMALL), *batch())
-    moved, terms = of_rows(slice(None), 1.0, lambda x, eps: others)     # not the model's own terms
-    assert terms is others and not moved.any()
 
 
 # ---- pixels

@@ -11,8 +11,7 @@ from data import Splits
 from lab import notebook
 from lab.notebook import Lab, called, needs, once
 from lab.recipes import RECIPES, TRAININGS, Training
-from lab.show import Table
-from vae_helpers import as_pixels, new_figure, reconstruction_error
+from vae_helpers import as_pixels, reconstruction_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = {"EPOCHS": 1, "TRAIN_LIMIT": 40, "DATA": "standin", "DEVICE": "cpu", "PRECISION": "fp32"}
@@ -48,17 +47,6 @@ def test_only_full_runs_on_real_images_write_to_figures(changed, real, folder, m
     monkeypatch.setattr(Lab, "faces", sets[1])
     settings = {name.upper(): value for name, value in {"runs": "elsewhere", **changed}.items()}
     assert Lab(settings).folder.as_posix() == folder
-
-
-def test_figures_and_results_lie_in_one_folder(here, tmp_path):
-    lab = here()
-    lab.found.keep("a.number", 1.5, "nats")
-    lab.figure(new_figure()[0], "empty", "Nothing.")
-    assert isinstance(lab.write(), Table)
-    names = sorted(p.name for p in (tmp_path / "figures").iterdir())
-    assert names == ["empty.png", "results.json"]
-    results = json.loads((tmp_path / "figures" / "results.json").read_text())
-    assert results["findings"]["a.number"]["value"] == 1.5 and results["trainings"] == []
 
 
 # ---- images
@@ -107,20 +95,6 @@ def test_optional_training_waits_for_extensions(here, tmp_path, monkeypatch):
     assert not loaded.trained_here and lab.run("tiny") is loaded and other.identity["seed"] == 1
     assert lab.runs == {Training("tiny"): loaded, Training("tiny", 1): other}
     assert here(jobs, EXTENSIONS=True, EPOCHS=0, TRAIN_LIMIT=0).has("tiny", 1)
-
-
-def test_epochs_are_shown_whether_trained_now_before_or_quietly(here, tmp_path, capsys):
-    jobs = {Training("tiny"): job(tmp_path)}
-
-    def lines(lab):
-        lab.train("tiny")
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
-
-    first, second = lines(here(jobs)), lines(here(jobs))
-    quiet = here(jobs)
-    quiet.run("tiny")
-    assert "epoch" not in capsys.readouterr().out.replace("epochs", "")
-    assert first == second == lines(quiet) and len(first) == TINY.epochs
 
 
 def test_what_is_needed_and_absent_is_named_with_its_minutes(here, tmp_path, monkeypatch):

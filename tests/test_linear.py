@@ -153,30 +153,6 @@ def expected_loss(encoder, decoder, variance, covariance, a, b):
     return a * ((missed @ covariance @ missed.T).trace() + noise) + b * rate
 
 
-@pytest.mark.parametrize(("a", "b", "active"), [(1.0, 1.0, 3), (2.0, 6.0, 1)])
-def test_a_linear_vae_that_lbfgs_trains_ends_at_the_linear_optimum(a, b, active):
-    known, draw = planted_spectrum(4.0, 1.4, 0.8, 0.3), generator(1)
-    optimum = linear.linear_optimum(known, b / (2 * a), 3)
-    vae = linear.linear_vae_parameters(known, b / (2 * a), 3)
-    encoder, decoder, logvar = parameters = [
-        (0.3 * torch.randn(shape, generator=draw, dtype=torch.float64)).requires_grad_()
-        for shape in ((3, 4), (4, 3), (3,))]
-    trainer = torch.optim.LBFGS(parameters, max_iter=500, line_search_fn="strong_wolfe")
-
-    def loss():
-        trainer.zero_grad()
-        value = expected_loss(encoder, decoder, logvar.exp(), covariance_of(known), a, b)
-        value.backward()
-        return value
-
-    trainer.step(loss)
-    least, variances = optimum.loss(a, b), optimum.variances.sort().values
-    assert optimum.active == active
-    assert expected_loss(*vae[1:], covariance_of(known), a, b).item() == pytest.approx(least)
-    assert loss().item() == pytest.approx(least, rel=1e-6)
-    torch.testing.assert_close(logvar.exp().sort().values[:active], variances, rtol=0.01, atol=0)
-
-
 def test_slope_of_the_rate_distortion_curve_is_twice_sigma2():
     images, sigma2 = smooth_bytes(60, 4), 0.01
     known = linear.spectrum(images)

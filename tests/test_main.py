@@ -7,8 +7,8 @@ import pytest
 
 from lab import __main__ as command_line
 from lab.__main__ import main
-from lab.files import Refused, only_process
-from lab.recipes import RECIPES, TRAININGS, TRIALS
+from lab.files import Refused
+from lab.recipes import TRAININGS, TRIALS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--limit", "200", "--data", "standin", "--device", "cpu", "--epochs", "1"]
@@ -45,13 +45,6 @@ def test_list_says_of_every_training_whether_it_is_finished_and_names_an_orphan(
     assert len([line for line in lines if ": absent" in line]) > len(TRAININGS) - 2
     [orphan] = [line for line in lines if "orphan" in line]
     assert "p1-fc-1-00000000" in orphan
-
-
-def test_a_run_that_todays_code_gives_another_folder_is_an_orphan(runs, capsys, monkeypatch):
-    monkeypatch.setitem(RECIPES, "p1-fc", RECIPES["p1-fc"].but(lr=2e-3))
-    lines = listed(runs, capsys)
-    assert [line for line in lines if "orphan" in line and "p1-fc-1-" in line]
-    assert any(line.startswith("p1-fc: absent") for line in lines)
 
 
 def test_a_damaged_file_is_named_by_list_which_goes_on_and_by_train_in_one_line(runs, capsys):
@@ -93,14 +86,10 @@ def test_trials_are_decided_by_heldout_images_and_see_no_test_image(tmp_path, ca
     assert not any(key.startswith("test") for key in epoch)
 
 
-@pytest.mark.parametrize(("arguments", "named"), [
-    (["bake"], ["bake"]), (["train", "cnn"], ["cnn", *RECIPES]),
-    (["train", "fc", "--shard", "3/2"], ["such as 1/4"])], ids=str)
-def test_a_command_that_is_none_ends_with_status_2(capsys, arguments, named):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and all(name in last for name in named)
+def test_a_shard_that_is_none_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "fc", "--shard", "3/2"])
+    assert "such as 1/4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "named"), [
@@ -130,12 +119,3 @@ def test_what_nobody_foresaw_keeps_its_traceback(capsys):
                                              ("3/7", "c"), ("7/7", "")])
 def test_shards_share_a_list(text, taken):
     assert "".join(command_line.shard(text)(list("abcde"))) == taken
-
-
-def test_what_another_process_trains_is_left_to_it_in_one_line(runs, capsys):
-    folder = next(runs.glob("p1-fc-1-*"))
-    (folder / "state.pt").unlink()
-    with only_process(folder):
-        assert main(["train", "p1-fc", *QUICK, "--runs", str(runs)]) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if "another process" in line]
-    assert len(said) == 1 and str(folder) in said[0]

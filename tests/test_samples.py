@@ -16,7 +16,6 @@ from tiny import generator, random_bytes
 import data
 from lab import samples
 from lab.density import Gaussian, gaussian_fit
-from lab.files import write_state
 from lab.samples import BLURS, GRID, LADDER, RULES, blur, blur_at, blurred_to, sharpness, verdicts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -240,16 +239,11 @@ def test_a_width_is_read_off_a_curve_and_beyond_it_the_end():
     for width in (0.5, 0.55, 1.1, 2.2, 7.0):
         found, end = blur_at(values, curve(width))
         assert found == pytest.approx(width, rel=0.003) and end == ""
+        assert samples.blur_shown({"blur": found, "blur_end": end}) == found
     assert blur_at(values, curve(0.49)) == (None, "< 0.5")
+    assert samples.blur_shown({"blur": None, "blur_end": "< 0.5"}) == "< 0.5"
     assert blur_at(values, curve(8.1)) == (None, "> 8")
     assert blur_at([None, *values[1:]], 1.5) == blur_at(values, None) == (None, "")
-
-
-def test_a_blur_is_shown_in_pixels_or_as_the_end_that_it_is_beyond():
-    values = [width - 2 for width in GRID]
-    for value, shown in ((0.0, pytest.approx(2)), (-1.6, "< 0.5"), (6.1, "> 8"), (None, None)):
-        width, end = blur_at(values, value)
-        assert samples.blur_shown({"blur": width, "blur_end": end}) == shown
 
 
 # ---- the classifier
@@ -305,21 +299,11 @@ def test_the_seed_decides_the_classifier_which_is_trained_once_and_kept(tmp_path
     assert same(first, kept) and not kept.training and len(said) == 1
 
 
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 64
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", [
-    flip_a_bit,
-    lambda path: write_state(path, {"seed": 8}, model=samples.FeatureNet(16, 3).state_dict())])
-def test_a_damaged_or_foreign_file_is_made_anew(tmp_path, monkeypatch, damage):
+def test_a_damaged_file_is_made_anew(tmp_path):
     first, [path] = net_of(tmp_path), tmp_path.iterdir()
-    damage(path)
-    assert same(first, net_of(tmp_path))
-    monkeypatch.delattr(samples, "train_feature_net")
-    assert same(first, net_of(tmp_path)) and list(tmp_path.iterdir()) == [path]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2000])
+    assert same(first, net_of(tmp_path)) and path.stat().st_size == len(whole)
 
 
 def test_other_images_epochs_and_seeds_have_files_of_their_own(tmp_path, monkeypatch):

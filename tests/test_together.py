@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import EARLY, TINY, ended, first_epoch_of, forked, job, plain, state, wait_until
+from tiny import EARLY, TINY, ended, first_epoch_of, forked, job, plain, wait_until
 from torch import distributed
 
 from lab.__main__ import main
@@ -57,8 +57,7 @@ def together(tmp_path_factory):
     first_epoch_of(job(folder / "0", DAMAGED))
     with open(job(folder / "0", DAMAGED).folder / "state.pt", "r+b") as file:
         file.truncate(2000)
-    children = begun(2, folder, PLAIN, ODD, SILENT, GAUSSIAN, EARLY, RESUMED, FINISHED, DAMAGED,
-                     TINY)
+    children = begun(2, folder, PLAIN, ODD, SILENT, GAUSSIAN, EARLY, RESUMED, FINISHED, DAMAGED)
     assert ended(*children) == [0, 0], (folder / "printed").read_text()
     return folder, (folder / "said").read_text().splitlines()
 
@@ -78,7 +77,7 @@ def test_two_processes_train_what_one_does(together, tmp_path, name):
 def test_the_first_process_alone_has_the_run(together):
     folder, said = together
     assert not (folder / "1").exists()
-    for name in ("plain", "done", "tiny"):
+    for name in ("plain", "done"):
         assert f"0 {name} run" in said and f"1 {name} None" in said
 
 
@@ -95,18 +94,6 @@ def test_on_gpus_each_process_has_the_one_of_its_number_on_its_host(tmp_path, mo
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert wanted.where == torch.device("cuda", 1) and taken == [wanted.where]
-
-
-def test_batch_normalisation_over_processes_is_another_training(together, tmp_path):
-    """On a CPU each process takes the statistics of its own rows, which the identity says."""
-    folder, alone = together[0] / "0", job(tmp_path, TINY).train()
-    [kept] = folder.glob("tiny-*")
-    two = state(kept)
-    assert '"processes": 2' in two["identity"]
-    assert not job(folder, TINY).history                # the notebook, alone, does not find it
-    losses = [h["loss"] for h in two["history"]]
-    assert losses != pytest.approx(alone.curve("loss"), rel=1e-5)
-    assert losses == pytest.approx(alone.curve("loss"), rel=0.05)
 
 
 def test_a_killed_process_ends_the_other_within_seconds_and_leaves_a_whole_checkpoint(tmp_path):
