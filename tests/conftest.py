@@ -17,13 +17,10 @@ ROOT = Path(__file__).parents[1]
 WAITING = pytest.StashKey()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """One thread for a file: small tensors wait less, and bits are promised for one number only."""
-    before = torch.get_num_threads()
+    """One thread: small tensors wait less, and bits are promised for one number only."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def python(*arguments, cwd):

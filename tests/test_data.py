@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import Trap
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
@@ -50,11 +51,6 @@ class Python2Pickler(pickle._Pickler):
         self.memoize(text)
 
     dispatch = {**pickle._Pickler.dispatch, bytes: save_bytes}
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, ("was here",)
 
 
 @pytest.fixture
@@ -138,7 +134,7 @@ def test_md5_table_is_the_published_one():
 def test_batches_are_refused_by_their_md5_by_their_absence_and_by_what_they_would_run(
         tmp_path, arrays, monkeypatch):
     folder = write_batches(tmp_path, arrays, monkeypatch) / "cifar-10-batches-py"
-    write_batch(folder / "test_batch", Malicious(), cifar10.BATCHES["test"], monkeypatch)
+    write_batch(folder / "test_batch", Trap(), cifar10.BATCHES["test"], monkeypatch)
     refused("mkdir", "cifar10", "test", root=tmp_path)
     assert not Path("was here").exists()
     (folder / "data_batch_5").write_bytes(b"another file")
@@ -149,7 +145,7 @@ def test_batches_are_refused_by_their_md5_by_their_absence_and_by_what_they_woul
 
 @pytest.mark.parametrize("named, array", [
     ("y_train", None), ("x_train", np.zeros((25, 32, 32, 3))), ("y_train", np.zeros(24, int)),
-    ("y_train", np.full(25, 10)), ("y_train", np.full(25, Malicious()))])
+    ("y_train", np.full(25, 10)), ("y_train", np.full(25, Trap()))])
 def test_array_at_fault_is_named_with_its_file(tmp_path, arrays, named, array):
     arrays = {key: value for key, value in {**arrays, named: array}.items() if value is not None}
     assert named in refused("cifar10.npz", "cifar10", root=write_npz(tmp_path, arrays))
@@ -318,7 +314,7 @@ def test_other_files_make_the_cache_anew_and_leave_nothing_of_the_old_one(root):
 
 
 @pytest.mark.parametrize("damage", [
-    lambda whole: whole[:-1], lambda whole: pickle.dumps(Malicious())])
+    lambda whole: whole[:-1], lambda whole: pickle.dumps(Trap())])
 def test_damaged_cache_is_made_again(root, monkeypatch, damage):
     monkeypatch.chdir(root)
     first, [path] = data.load("celeba", root=root).fingerprint, cached(root)

@@ -1,7 +1,5 @@
 """Gaussians of codes and likelihoods of grey levels against scipy, torch and sums over levels."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -11,8 +9,6 @@ from scipy import stats
 from tiny import generator, grey
 
 from lab import density, linear
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 EVERY = torch.arange(256, dtype=torch.uint8).view(256, 1)  # an image of one value each
 

@@ -130,7 +130,7 @@ def test_neither_names_nor_copies_change_it_and_a_new_picture_moves_no_other(fol
     assert sorted(np.subtract(sizes[2:], sizes[:2])) == [0, 1]
 
 
-def test_too_few_and_bad_ones_are_refused_in_one_sentence(folder, tmp_path, capsys):
+def test_too_few_are_refused_in_one_sentence(folder, tmp_path, capsys):
     command = ["train", "small", "--data", "folder", "--runs", str(tmp_path / "runs")]
     Image.new("RGB", (5, 5)).save(tmp_path / "only.png")
     for root, named in ((tmp_path, f"1 different pictures where {FEWEST}"),
@@ -138,16 +138,10 @@ def test_too_few_and_bad_ones_are_refused_in_one_sentence(folder, tmp_path, caps
         assert main([*command, "--data-root", str(root)]) == 1
         error = capsys.readouterr().err
         assert named in error and str(root) in error and error.count("\n") == 1
-    (folder / "bad.jpg").write_text("no picture")
-    assert main([*command, "--data-root", str(folder)]) == 1
-    (folder / "bad.jpg").unlink()
-    error = capsys.readouterr().err
-    assert "bad.jpg" in error and error.count("\n") == 1
     assert main([*command, "--data-root", str(folder), "--permuted"]) == 1
     assert main(["list", *command[2:]]) == 1            # for `train` alone
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_recipe_trains_on_it_as_a_run_of_its_own(folder, tmp_path, capsys):
     assert main(["train", "p1-fc", "--data", "folder", "--data-root", str(folder), "--epochs", "1",
                  "--device", "cpu", "--runs", str(tmp_path)]) == 0

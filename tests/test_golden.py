@@ -76,7 +76,6 @@ def pictures(n, side):
     return ((i * 37 + c * 59) % 160 + (x + 2 * y) * 30 // side).to(torch.uint8)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", [*KNOWN, "conv with the library's layers"])
 def test_three_steps_give_the_losses_they_always_gave(name):
     recipe, _, known = KNOWN[name.split()[0]]

@@ -13,7 +13,6 @@ from lab.notebook import Lab, called, needs, once
 from lab.recipes import RECIPES, TRAININGS, Training
 from vae_helpers import as_pixels, reconstruction_error
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = {"EPOCHS": 1, "TRAIN_LIMIT": 40, "DATA": "standin", "DEVICE": "cpu", "PRECISION": "fp32"}
 
 

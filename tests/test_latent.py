@@ -1,8 +1,6 @@
 """Planted permutations are found, planted attributes read, planted leaks seen; linear models cost
 what their closed forms say."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -18,8 +16,6 @@ from tiny import LINEAR, generator, grey, put_linear
 from lab import latent, linear
 from lab.training import decode_set, encode_set
 from vae_helpers import as_pixels, build, kl_divergence, reconstruction_error
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def normal(*shape, seed=0):

@@ -1,7 +1,5 @@
 """The best linear VAE against numpy, scipy, closed forms and planted truths; starts that are it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -13,9 +11,6 @@ from tiny import generator, noise_images, random_bytes
 from lab import linear
 from lab.training import encode_set, evaluate
 from vae_helpers import Recipe, build, to_pixels
-
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 COLOURED = noise_images(200).images     # they vary in their three colours, with some grain
 
@@ -38,10 +33,6 @@ def planted_spectrum(*eigenvalues):
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     mean = torch.rand(len(values), generator=generator(), dtype=torch.float64)
     return linear.Spectrum(values, rotation(len(values)), mean, values.sum().item())
-
-
-def covariance_of(known):
-    return known.components.T @ known.eigenvalues.diag() @ known.components
 
 
 # ---- means, floors and ceilings
@@ -138,7 +129,8 @@ def test_at_the_optimum_the_elbo_is_the_log_likelihood_of_probabilistic_pca(sigm
     known = planted_spectrum(4.0, 1.5, 0.8, 0.3, 0.1, 0.02)
     decoder = linear.linear_vae_parameters(known, sigma2, latent).decoder
     model = decoder @ decoder.T + sigma2 * torch.eye(6).double()
-    far = torch.linalg.solve(model, covariance_of(known)).trace()
+    covariance = known.components.T @ known.eigenvalues.diag() @ known.components
+    far = torch.linalg.solve(model, covariance).trace()
     exact = 0.5 * (torch.logdet(2 * math.pi * model) + far).item()
     loss = linear.linear_optimum(known, sigma2, latent).loss(1 / (2 * sigma2))
     assert loss + 3 * math.log(2 * math.pi * sigma2) == pytest.approx(exact, rel=1e-12)
@@ -208,24 +200,6 @@ def test_a_started_model_computes_the_best_linear_vae(recipe):
     logits = known.mean.logit() + recipe.start_gain * z @ best.decoder.T / slope
     torch.testing.assert_close(model.decode(z.float()).flatten(1).double(), logits,
                                atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("start", ["linear", "weights"])
-def test_a_start_for_squared_error_has_the_loss_of_the_linear_optimum(start):
-    """Images vary little, along three planted axes, so that the sigmoid is a line there."""
-    scales = torch.tensor([0.3, 0.2, 0.1])
-    x = 0.4 + torch.randn(500, 3, generator=generator()) * scales @ rotation(192)[:3].float()
-    x = x + 0.001 * torch.randn(500, 192, generator=generator(1))
-    images = (255 * x).round().byte().view(500, 3, 8, 8)
-    recipe = Recipe("planted", network="fc", widths=(), norm=False, reconstruction="sse", side=8,
-                    latent=4, start=start, beta=2e-3, start_sigma2=1e-3)
-    known, model = linear.spectrum(images), build(recipe).eval()
-    linear.start(model, known)
-    optimum, terms = linear.linear_optimum(known, recipe.sigma2, 4), evaluate(model, images)
-    assert optimum.active == 3
-    loss, rate = terms.loss(recipe.beta).mean().item(), terms.kl.sum(1).mean().item()
-    assert loss == pytest.approx(optimum.loss(1, recipe.beta), rel=0.01)
-    assert rate == pytest.approx(optimum.rate, rel=1e-4)
 
 
 def test_a_direction_takes_two_units_of_each_layer_and_the_others_keep_their_weights():

@@ -10,7 +10,6 @@ from lab.__main__ import main
 from lab.files import Refused
 from lab.recipes import TRAININGS, TRIALS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--limit", "200", "--data", "standin", "--device", "cpu", "--epochs", "1"]
 
 

@@ -8,7 +8,6 @@ import pytest
 from nbformat import v4
 
 from lab import publish
-from lab.files import Refused
 from lab.publish import NotebookError
 
 PIXEL = base64.b64encode(b"a picture").decode()
@@ -148,11 +147,6 @@ def test_clean_refuses_an_execution_with_other_parameters(write):
 
 
 # ---- executing
-
-def test_unknown_parameter_is_refused_before_anything_starts(write, tmp_path):
-    with pytest.raises(Refused, match="'EPOCH'"):
-        publish.execute(write(sound_cells()), tmp_path / "out.ipynb", {"EPOCH": 1})
-    assert not (tmp_path / "out.ipynb").exists()
 
 
 @pytest.fixture

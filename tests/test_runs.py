@@ -1,6 +1,5 @@
 """Jobs and runs: what decides a run, what it keeps, and that it survives being stopped anyhow."""
 
-import dataclasses
 import errno
 import json
 import math
@@ -8,7 +7,7 @@ import os
 import pickle
 import shutil
 import signal
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from tiny import (
     TEST,
     TINY,
     Stopped,
+    Trap,
     assert_identical,
     assert_same_weights,
     ended,
@@ -40,9 +40,8 @@ from lab.files import Busy, Damaged, Refused, Trouble, only_process
 from lab.recipes import RECIPES
 from lab.runs import Job, run_folder, run_hash, run_identity
 from lab.training import evaluate, summary
-from vae_helpers import Recipe, build
+from vae_helpers import build
 
-pytestmark = pytest.mark.usefixtures("one_thread")       # as in the processes started here
 STOPS = EARLY.but(patience=3, epochs=6)
 
 
@@ -178,17 +177,6 @@ def test_heldout_set_and_number_of_processes_decide_some_runs_alone():
     assert identity(TINY.but(norm=False), n=2) == identity(TINY.but(norm=False))
 
 
-def test_a_field_is_in_the_identity_only_where_it_is_not_its_default():
-    @dataclass(frozen=True)
-    class Later(Recipe):
-        dropout: float = 0.0
-
-    fields = dataclasses.asdict(TINY)
-    assert identity(Later(**fields)) == identity()
-    with_it = identity(Later(**fields, dropout=0.5))
-    assert with_it["recipe"].pop("dropout") == 0.5 and with_it == identity()
-
-
 # ---- precision
 
 
@@ -301,16 +289,6 @@ def test_half_written_files_of_a_killed_process_are_removed_and_one_process_has_
 # ---- damage
 
 
-class Trap:
-    """An object that makes a folder when it is unpickled."""
-
-    def __init__(self, file):
-        self.path = str(file.with_name("trap"))
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 def flipped(file):
     """One bit of a weight turned over, where no archive keeps a sum of it."""
     held = state(file.parent)
@@ -319,30 +297,24 @@ def flipped(file):
 
 
 def another_runs(file):
-    shutil.copy(run(file.parents[2] / "other", STOPS, seed=1).folder / "state.pt", file)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a finished run, which no test changes."""
-    return run(tmp_path_factory.mktemp("finished"), STOPS).folder
+    shutil.copy(run(file.parents[2] / "other", seed=1).folder / "state.pt", file)
 
 
 @pytest.mark.parametrize("damage", [
-    flipped, another_runs, lambda file: file.write_bytes(pickle.dumps(Trap(file))),
-    lambda file: torch.save({"model": Trap(file)}, file)],
+    flipped, another_runs, lambda file: file.write_bytes(pickle.dumps(Trap())),
+    lambda file: torch.save({"model": Trap()}, file)],
     ids=["a bit", "another run's", "a pickle", "an archive that acts"])
 def test_a_damaged_or_another_runs_file_is_named_in_a_sentence_and_kept(
-        tmp_path, finished, damage, recwarn):
-    folder = shutil.copytree(finished, tmp_path / "runs" / finished.name)
-    file = folder / "state.pt"
+        tmp_path, damage, recwarn, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = run(tmp_path / "runs").folder / "state.pt"
     damage(file)
     before = file.read_bytes()
     with pytest.raises(Damaged) as refusal:
-        run(tmp_path / "runs", STOPS)
+        run(tmp_path / "runs")
     sentence = str(refusal.value)
     assert str(file) in sentence and "\n" not in sentence and not sentence.endswith(".")
-    assert file.read_bytes() == before and not (folder / "trap").exists() and not recwarn.list
+    assert file.read_bytes() == before and not Path("was here").exists() and not recwarn.list
 
 
 # ---- numbers that are none

@@ -1,7 +1,5 @@
 """Scores of images and of sets against known answers, and a judge of drawn pictures."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -17,8 +15,6 @@ import data
 from lab import samples
 from lab.density import Gaussian, gaussian_fit
 from lab.samples import BLURS, GRID, LADDER, RULES, blur, blur_at, blurred_to, sharpness, verdicts
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def normal(*shape, seed=0):

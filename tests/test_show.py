@@ -13,11 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-import vae_helpers
 from lab.show import (
     Findings,
     Progress,
-    Source,
     Table,
     keep_figure,
     keep_moving,
@@ -95,16 +93,11 @@ def test_findings_are_plain_finite_numbers_with_unit_run_and_note(tmp_path):
 # ---- figures
 
 
-def line_figure():
-    figure, axes = new_figure()
-    axes.plot([1, 3, 2], color="#0072B2")
-    axes.set_title("a title")
-    return figure
-
-
 def test_figure_is_kept_by_its_name_and_shown_with_its_alt_text(tmp_path):
     path, open_before = tmp_path / "figures" / "rises", plt.get_fignums()
-    shown = keep_figure(line_figure(), path, "A line that rises.")
+    figure, axes = new_figure()
+    axes.plot([1, 3, 2], color="#0072B2")
+    shown = keep_figure(figure, path, "A line that rises.")
     assert [p.name for p in path.parent.iterdir()] == ["rises.png"]
     assert plt.get_fignums() == open_before
     data, metadata = shown._repr_mimebundle_()
@@ -175,14 +168,7 @@ def test_a_picture_that_moves_stops_after_three_rounds_and_is_the_same_twice(tmp
         assert np.abs(drawn - tile(frames[i], 2, zoom=1)).mean() < 5
 
 
-# ---- source and progress
-
-
-def test_source_is_the_text_that_runs():
-    source = Source(vae_helpers.kl_divergence, vae_helpers.Terms.loss)
-    assert "0.5 * (mu ** 2 + logvar.exp() - 1 - logvar)" in source._repr_markdown_()
-    assert source._repr_markdown_().count("```") == 4
-    assert repr(source).splitlines()[-3].startswith("def loss(self")
+# ---- progress
 
 
 @pytest.mark.parametrize(("log", "printed"), [(True, "conv\nepoch 1\n"), (False, "conv\n")])
@@ -191,14 +177,3 @@ def test_progress_is_its_head_and_the_lines_that_stay_if_it_has_a_log(capsys, lo
     progress.tick("at once"), progress.files(1, 1000, "files")
     progress.line("epoch 1"), progress.done()
     assert capsys.readouterr().out == printed
-
-
-@pytest.mark.parametrize(("log", "end"), [(True, "conv"), (False, "")])
-def test_live_line_in_a_notebook_is_rare_and_ends_as_it_began(log, end):
-    shown, progress = [], Progress("conv", log)
-    progress.handle = SimpleNamespace(update=lambda pretty: shown.append(pretty.data))
-    for i in range(100):
-        progress.tick(f"step {i}")
-    assert shown == ["step 0"]
-    progress.line("epoch 1"), progress.done()
-    assert shown[-1] == end and len(shown) <= 3

@@ -14,8 +14,7 @@ from torch import distributed
 from lab.__main__ import main
 from lab.files import Trouble
 
-pytestmark = [pytest.mark.usefixtures("one_thread"),
-              pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 PLAIN = TINY.but(name="plain", norm=False, epochs=2)      # 35 images, batches of 10: the last has 5
 ODD = PLAIN.but(name="odd", batch=17)                     # 17, 17 and 1: one process has no row
 SILENT = PLAIN.but(name="silent", noise=False)

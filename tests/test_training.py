@@ -15,7 +15,6 @@ from lab.training import evaluate, lerp, make_optimizer, settled, slerp, summary
 from lab.training import generator as keyed
 from vae_helpers import Recipe, build, elbo_terms, to_pixels, training_step
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 FLAT = TINY.but(norm=False)                 # no BatchNorm: images do not depend on each other
 
@@ -215,6 +214,8 @@ def test_in_bf16_layers_are_half_the_loss_is_single_and_evaluation_is_whole(tmp_
     half, whole = (t.loss(1.0).mean().item() for t in (terms, elbo_terms(done.model, x, eps)))
     assert done.last["test_loss"] == pytest.approx(whole, rel=1e-6)
     assert half == pytest.approx(whole, rel=2e-3) and half != pytest.approx(whole, rel=1e-6)
+    single = run(tmp_path, FLAT.but(epochs=1)).last["loss"]     # training is not
+    assert 1e-6 * single < abs(done.last["loss"] - single) < 2e-3 * single
 
 
 # ---- the linear optimum
@@ -308,6 +309,9 @@ def test_drawn_images_are_decoded_draws_of_the_prior_or_of_a_density():
     for given, known in ((None, z), (density, place.expand(2000, 3))):
         drawn = training.draw_images(model, 2000, 1, given)
         torch.testing.assert_close(drawn, training.decode_set(model, known))
+    codes = training.draw_codes(place.expand(2000, 3), torch.full((2000, 3), -2.0), generator())
+    torch.testing.assert_close(codes.mean(0), place, atol=0.05, rtol=0)
+    torch.testing.assert_close(codes.std(0), torch.full((3,), math.exp(-1)), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("path", [lerp, slerp])
