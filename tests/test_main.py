@@ -15,7 +15,7 @@ QUICK = ["--limit", "200", "--data", "standin", "--device", "cpu", "--epochs", "
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a run of p1-fc and one on permuted pixels, and what was printed."""
+    """A folder with a run of p1-fc and one on permuted pixels."""
     runs = tmp_path_factory.mktemp("trained")
     assert main(["train", "p1-fc", *QUICK, "--runs", str(runs)]) == 0
     assert main(["train", "fc-pca", "--permuted", *QUICK, "--runs", str(runs)]) == 0
