@@ -1,5 +1,6 @@
 """Settings for all tests, and the notebook's two executions, which run beside them."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -28,6 +29,13 @@ def python(*arguments, cwd):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment,
                           text=True, encoding="utf-8", capture_output=True)
+
+
+def pictures(notebook):
+    """The content of every figure that the notebook shows, in their order."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [base64.b64decode(data) for output in outputs
+            for kind, data in output.get("data", {}).items() if kind.startswith("image/")]
 
 
 # ---- the notebook, executed twice beside the other tests: from nothing, then with what that left

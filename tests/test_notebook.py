@@ -1,13 +1,12 @@
 """The submission's notebook: parameters, committed outputs, its form, two executions that agree."""
 
-import base64
 import json
 import re
 from urllib.parse import unquote
 
 import nbformat
 import pytest
-from conftest import python
+from conftest import pictures, python
 
 from lab import publish
 from lab.chapters.ledger import CLAIMS
@@ -21,13 +20,6 @@ TESTS = ROOT / "tests"
 @pytest.fixture(scope="module")
 def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
-
-
-def pictures(notebook):
-    """The content of every figure that the notebook shows, in their order."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [base64.b64decode(data) for output in outputs
-            for kind, data in output.get("data", {}).items() if kind.startswith("image/")]
 
 
 def code_of(notebook):

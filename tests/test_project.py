@@ -1,12 +1,12 @@
 """What the repository promises: its files, its commands, its results and its figures."""
 
-import base64
 import re
 import shutil
 from subprocess import run
 
 import nbformat
 import pytest
+from conftest import pictures
 from packaging.requirements import Requirement
 
 from lab import publish
@@ -66,7 +66,5 @@ def test_readme_and_figures_show_what_the_notebook_shows():
     assert publish.with_numbers(readme, results) == readme
     assert f"PyTorch {results['versions']['torch']})" in readme
     assert all((ROOT / name).is_file() for name in re.findall(r"!\[.+?\]\((.+?)\)", readme))
-    outputs = [out for cell in nbformat.read(NOTEBOOK, 4).cells for out in cell.get("outputs", [])]
-    shown = [base64.b64decode(data) for out in outputs for kind, data in out.get("data", {}).items()
-             if kind.startswith("image/")]
+    shown = pictures(nbformat.read(NOTEBOOK, 4))
     assert sorted(shown) == sorted(p.read_bytes() for p in (ROOT / "figures").glob("*.[gjp]*[fg]"))
