@@ -1,5 +1,6 @@
 """The submission's notebook: parameters, committed outputs, its form, two executions that agree."""
 
+import base64
 import json
 import re
 from urllib.parse import unquote

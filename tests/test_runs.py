@@ -42,8 +42,6 @@ from lab.runs import Job, run_folder, run_hash, run_identity
 from lab.training import evaluate, summary
 from vae_helpers import build
 
-STOPS = EARLY.but(patience=3, epochs=6)
-
 
 @pytest.fixture
 def trained(monkeypatch):
