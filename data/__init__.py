@@ -6,8 +6,6 @@
 Nothing outside this package reads a dataset's files.
 """
 
-from __future__ import annotations
-
 from data.imageset import AbsentError, DataError, ImageSet
 from data.loading import HELDOUT, SIDES, SOURCES, Splits, hold_out, load, load_splits
 

@@ -1,7 +1,5 @@
 """CelebA from its official folder: the aligned JPEGs, the attribute list and the partition list."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

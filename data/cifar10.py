@@ -1,7 +1,5 @@
 """CIFAR-10 from the published batches, from an npz file, or from torchvision's download."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

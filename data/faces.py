@@ -1,7 +1,5 @@
 """Cartoon faces with CelebA's names for what can be seen in them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data.drawing import Array, Canvas, ramp, rgb

@@ -4,8 +4,6 @@ A file's digest says whether it is a test image, so that neither its name nor wh
 decides it, and the same file twice counts once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor

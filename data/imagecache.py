@@ -4,8 +4,6 @@ The name of the .npy ends in a digest of its files' names and sizes, so that wha
 files is never taken for theirs. It is written beside its place and renamed once it is whole.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Anybody's picture as the models take theirs: upright, the square in its middle, few pixels."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Ten classes of coloured scenes that evoke CIFAR-10's."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data.cifar10 import CLASSES as LABELS

@@ -3,8 +3,6 @@
 Picture i of a split depends on nothing else, so that a smaller set begins a larger one.
 """
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 

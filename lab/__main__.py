@@ -1,7 +1,5 @@
 """One command line for everything beside the notebook: `python -m lab COMMAND --help`."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -4,8 +4,6 @@ Images are uint8 (N, ...), x_hat floats of the same shape, sigma the decoder's s
 units of [0, 1]. Nats are minus the logarithm of an image's probability, (N,), in float64.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -9,8 +9,6 @@ The page's security policy lets a browser load nothing, whatever a cell has show
 but one script of this folder, by its digest: the player of a decoder, below a cell tagged `player`.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -4,8 +4,6 @@ Codes are (N, d) and factors (N, F), on the CPU, of the same images. A factor ha
 a number; nothing here suits one of many kinds without an order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

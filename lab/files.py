@@ -1,7 +1,5 @@
 """Files that are written whole or not at all, say whose they are, and are checked when read."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

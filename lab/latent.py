@@ -4,8 +4,6 @@ two models correspond, what probes read in them, and what an edit of them change
 Codes mu and logvar are (N, d), on the CPU. Nats are those of one image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

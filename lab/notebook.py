@@ -1,7 +1,5 @@
 """The notebook's one object: its parameters, images, runs, findings and figures."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

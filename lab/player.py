@@ -5,8 +5,6 @@ linear VAE's, turned to where its codes are nearest to the network's. `offline/p
 their pictures.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ transposed one goes the same steps backwards. Parameters and results are those o
 layers, up to rounding.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -4,8 +4,6 @@
 figures/results.json holds: `findings`, a value by its name, `trainings` and `versions`.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import json

@@ -1,7 +1,5 @@
 """Every recipe by its name, every training that is wanted, and the notebook's parameters."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple

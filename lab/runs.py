@@ -6,8 +6,6 @@ each takes its rows of every batch, and the first alone reads and writes the fol
 evaluates, and tells the others.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import dataclasses

@@ -4,8 +4,6 @@ Images are (N, channels, height, width), bytes or floats in [0, 1]. Features are
 classifier that is trained here, so that no Fréchet distance on them is to be called FID.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

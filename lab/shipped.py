@@ -17,8 +17,6 @@ data/weights/NAME.npz holds plain arrays, which are read without unpickling anyt
 An array X at 8 bits is int8 and stands beside X.scale, whose shape makes X * X.scale its values.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import json

@@ -1,7 +1,5 @@
 """What is shown and what is kept of it: tables, figures with alt text, findings, progress."""
 
-from __future__ import annotations
-
 import base64
 import inspect
 import io

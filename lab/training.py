@@ -1,7 +1,5 @@
 """How a model is trained and used: device, random numbers, epochs, evaluation, codes and paths."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import time

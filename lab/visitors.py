@@ -1,7 +1,5 @@
 """What the shipped weights show whoever has just cloned this: samples, and one's own picture."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import NamedTuple

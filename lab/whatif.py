@@ -1,7 +1,5 @@
 """What would change if: the best linear VAE for a latent size and a β, beside the nearest run."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

@@ -7,8 +7,6 @@ on noise, after one of a few steps to warm up. What does not vary is 2,500 image
 latent dimensions. On a GPU memory is the GPU's.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -20,8 +20,6 @@ of all of them, with the test loss that came out. Evaluations count for neither.
     python -m pip install --no-deps typing-inspection cloudpickle imageio
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import itertools
