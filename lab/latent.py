@@ -99,14 +99,11 @@ def rate_and_distortion(model: VAE, images: Tensor, seed: int) -> tuple[float, f
     return kl_divergence(mu, logvar).sum(1).mean().item(), error.mean().item()
 
 
-def against_linear(points: dict[str, tuple[float, float]],
-                   curve: RateDistortion) -> dict[str, float | None]:
-    """Squared error of points (rate, squared error) as a share of the linear curve's at that rate;
-    None beyond the curve's ends."""
+def against_linear(rate: float, error: float, curve: RateDistortion) -> float | None:
+    """A squared error as a share of the linear curve's at that rate; None beyond its ends."""
     rising = curve.rate.argsort()
-    rate, distortion = curve.rate[rising].numpy(), curve.distortion[rising].numpy()
-    return {name: finite(error / np.interp(at, rate, distortion, left=math.nan, right=math.nan))
-            for name, (at, error) in points.items()}
+    rates, errors = curve.rate[rising].numpy(), curve.distortion[rising].numpy()
+    return finite(error / np.interp(rate, rates, errors, left=math.nan, right=math.nan))
 
 
 def ratio_of_means(a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -92,11 +92,10 @@ def test_a_linear_optimum_lies_where_its_closed_form_says_and_on_the_line():
     curve = linear.curve_on(known, linear.scores_of(known, images), [0.1, 0.01, 0.005], 3)
     assert rate == pytest.approx(curve.rate[1].item(), rel=1e-4)
     assert distortion - exact.sum((1, 2, 3)).mean().item() == pytest.approx(2 * 0.01, rel=0.2)
-    points = {"on": (rate, curve.distortion[1].item()), "beyond": (99.0, 1.0),
-              "half": (curve.rate[0].item(), curve.distortion[0].item() / 2)}
-    shares = latent.against_linear(points, curve)
-    assert shares.pop("beyond") is None
-    assert shares == pytest.approx({"on": 1, "half": 0.5}, rel=1e-3)
+    assert latent.against_linear(rate, curve.distortion[1].item(), curve) == pytest.approx(1, 1e-3)
+    least, most = curve.rate[0].item(), curve.distortion[0].item()
+    assert latent.against_linear(least, most / 2, curve) == pytest.approx(0.5)
+    assert latent.against_linear(99.0, 1.0, curve) is None
 
 
 def test_a_ratio_of_means_has_the_error_that_it_has_over_samples():

@@ -13,7 +13,6 @@ from lab.files import Refused
 from lab.recipes import RECIPES
 from lab.whatif import BITS, DOF, KEPT, LOSS, compared
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 KNOWN = planted(8.0, 2.0, 0.5, 0.25)            # in all 10.75
 HALF = {"bce": (dict(beta=2.0), 2, 2), "sse": (dict(beta=1.0, reconstruction="sse"), 1, 1),
         "gaussian": (dict(beta=2.0, sigma2=0.25), 2, 2)}    # σ² = ½, and a and b of a·SSE + b·KL

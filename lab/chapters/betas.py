@@ -144,7 +144,7 @@ def keep_outcomes(lab: Lab, rows: dict[str, dict]) -> None:
     keep("predicted_sse_added", predicted(lab, 10)[1] - predicted(lab, 1)[1], "on [0, 1]")
     if whole := error["10"] - error["1_long"]:
         keep("share_of_epochs", (error["1"] - error["1_long"]) / whole, "of the difference")
-    ratio = latent.against_linear({"10": (rows["10"]["KL"], error["10"])}, linear_curve(lab))["10"]
+    ratio = latent.against_linear(rows["10"]["KL"], error["10"], linear_curve(lab))
     if ratio is not None:
         keep("over_linear_10", ratio - 1, "of linear")
 

@@ -170,8 +170,8 @@ def linear_curve(lab: Lab) -> RateDistortion:
 @once
 def over_linear(lab: Lab, model: vae.VAE) -> tuple[float, float | None]:
     """A model's rate on test images, and its squared error over the linear one of that rate."""
-    point = rate_and_distortion(model, lab.cifar.test.images, lab.settings.seed)
-    return point[0], against_linear({"model": point}, linear_curve(lab))["model"]
+    rate, error = rate_and_distortion(model, lab.cifar.test.images, lab.settings.seed)
+    return rate, against_linear(rate, error, linear_curve(lab))
 
 
 

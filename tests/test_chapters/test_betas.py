@@ -10,7 +10,6 @@ from lab.recipes import RECIPES
 from lab.show import Figure, Table
 from vae_helpers import Recipe, build, elbo_terms
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LARGE = RECIPES["celeba128"]
 
 
@@ -58,7 +57,7 @@ def test_dimensions_over_beta_are_the_ones_whose_codes_go_together(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory, one_thread):
+def lab(tmp_path_factory):
     """A short run on the stand-in, with the large faces shrunk to 32 pixels and few channels."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("celeba128", "celeba128-b4", "celeba128-b10"):

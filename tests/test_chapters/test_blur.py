@@ -14,8 +14,6 @@ from lab.show import Figure
 from lab.training import evaluate
 from vae_helpers import Recipe, as_pixels, build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("sigma", [0.5, None])
 def test_nats_as_a_density_are_the_loss_that_evaluation_reports(sigma):

@@ -11,8 +11,6 @@ from lab.runs import Run
 from lab.show import Figure, Table
 from vae_helpers import Recipe, build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def past(name, loss, seed=0, seconds=(10.0, 10.0), **changes):
     """A run of as many epochs that ends at this test loss, its network untrained."""

@@ -14,8 +14,6 @@ from lab.samples import blur
 from lab.show import Findings
 from vae_helpers import Recipe, build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def found(numbers):
     made = Findings()

@@ -11,8 +11,6 @@ from lab.chapters import collapse
 from lab.recipes import RECIPES
 from lab.show import Figure
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_recipes_lie_about_the_critical_beta_as_their_names_say():
     shares = [RECIPES[name].beta / 110.7 for name in collapse.RANDOM + collapse.ALIGNED]

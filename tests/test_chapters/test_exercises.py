@@ -8,7 +8,6 @@ import pytest
 from lab import publish
 from lab.notebook import Lab
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FOLD = r"(?s)<details><summary>Answer</summary>\n\n```python\n([^`]*\n)```\n\n.*\n\n</details>"
 NAMES = ["kl", "reparameterize", "variance", "elbo", "moved_weight", "halfway", "directions"]
 

@@ -15,8 +15,6 @@ from lab.recipes import RECIPES, Training
 from lab.show import Figure, Table
 from vae_helpers import build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_fewer_dimensions_cost_what_their_directions_were_worth():
     """A direction kept costs ½ ln(λ/σ²) + ½ nats, one left out λ/2σ²; only kept ones count."""

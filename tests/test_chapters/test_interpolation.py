@@ -14,8 +14,6 @@ from lab.show import Figure, Table
 from lab.training import encode_set
 from vae_helpers import as_pixels, build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def model():

@@ -8,8 +8,6 @@ from lab.chapters import cifar, judging
 from lab.samples import LADDER, RULES, frechet_distance, gaussian_fit
 from lab.show import Figure
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):

@@ -9,8 +9,6 @@ from lab.chapters import models
 from lab.recipes import RECIPES
 from vae_helpers import build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_recipes_say_what_an_autoencoder_lacks():
     small, ae = models.recipes(["small", "small-ae"]).rows

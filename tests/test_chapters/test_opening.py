@@ -11,8 +11,6 @@ from lab.recipes import RECIPES, Training
 from lab.show import Figure
 from vae_helpers import build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):

@@ -8,8 +8,6 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from lab.chapters import priors
 from lab.show import Table
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MEANS = torch.tensor([[2.0, -1, 0.5], [-2, 1, -0.5]]).double()
 COVARIANCES = torch.stack([torch.diag(torch.tensor([0.5, 0.8, 0.3])), torch.full((3, 3), 0.2)
                            + 0.4 * torch.eye(3)]).double()

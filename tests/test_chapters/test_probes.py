@@ -13,8 +13,6 @@ from lab.recipes import RECIPES, Training
 from lab.show import Table
 from lab.training import draw_codes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("rate", [0.3, 1.0, 4.0, 20.0])
 def test_a_linear_model_at_equal_nats_spends_as_many(rate):

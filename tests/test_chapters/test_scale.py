@@ -11,8 +11,6 @@ from lab.chapters import scale
 from lab.linear import linear_optimum
 from lab.recipes import RECIPES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def two_levels():
     """Images that are 0.2 everywhere or 0.8 everywhere."""

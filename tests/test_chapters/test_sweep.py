@@ -16,9 +16,6 @@ from lab.show import Figure, Table
 from lab.training import evaluate, summary
 from vae_helpers import build
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # ---- numbers that are known
 
 

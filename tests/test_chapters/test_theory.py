@@ -10,8 +10,6 @@ from tiny import assert_shows, short_lab
 from lab.chapters import theory
 from lab.show import Table
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
