@@ -28,7 +28,8 @@ COLOURS = 128           # of the 256 that a GIF may have: fewer are smaller, and
 
 
 class Table:
-    """Rows of numbers, names and gaps (None), shown with one format for each column.
+    """Rows of numbers, names and gaps (None), shown with one format for each column; a column of
+    nothing but gaps is not shown.
 
     A long one can be folded: `fold` names what a click opens.
     """
@@ -50,7 +51,7 @@ class Table:
     def _repr_markdown_(self) -> str:
         if not self.rows:
             return self.caption
-        heads = list(self.rows[0])
+        heads = [head for head in self.rows[0] if set(self.column(head)) != {None}]
         rows = [[self._cell(row[head], head) for head in heads] for row in self.rows]
         right = [any(map(is_number, values)) and all(v is None or is_number(v) for v in values)
                  for values in map(self.column, heads)]

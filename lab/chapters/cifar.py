@@ -228,7 +228,7 @@ def distances(judge: Judge, head: str, found: dict[str, dict], fold: str = "") -
     """What a judge has measured: a Fréchet distance, and the blur of real images of equal KID."""
     return Table([{head: name, judge.name: each["distance"],
                    "equivalent blur, pixels": blur_shown(each)} for name, each in found.items()],
-                 {judge.name: ".4g", "equivalent blur, pixels": ".1f"}, fold=fold)
+                 {judge.name: ".1f", "equivalent blur, pixels": ".1f"}, fold=fold)
 
 
 # ---- pixels permuted
