@@ -187,6 +187,14 @@ def largest_move(model: VAE, mu: Tensor, dim: int) -> float:
     return 255 * (frames.amax(0) - frames.amin(0)).max().item()
 
 
+def step_size(model: VAE, mu: Tensor, draw: Generator, step: float = 0.5) -> float:
+    """The grey levels by which a step of this length from codes (N, d), each in a direction of its
+    own, moves a pixel, as a root mean square."""
+    directions = torch.nn.functional.normalize(torch.randn(mu.shape, generator=draw))
+    moved = decode_set(model, mu + step * directions) - decode_set(model, mu)
+    return 255 * moved.square().mean().sqrt().item()
+
+
 def main_direction(mu: Tensor) -> tuple[float, float]:
     """The part of the variance of codes (N, d) that is along one direction, and over how many axes
     that direction spreads: 1 if it is an axis, d if it lies between all (the participation ratio).

@@ -154,6 +154,12 @@ def test_moves_along_a_dimension_are_those_of_the_decoders_columns():
     assert latent.largest_move(model, z, 2) == pytest.approx(known, rel=1e-4)
 
 
+def test_a_step_moves_a_pixel_by_its_length_over_the_root_of_the_pixels():
+    """Behind columns that are orthonormal, in whatever direction it goes."""
+    size = latent.step_size(planted_decoder(), 0.1 * normal(50, 3), generator(), step=0.2)
+    assert size == pytest.approx(255 * 0.2 / 48 ** 0.5, rel=1e-4)
+
+
 def test_the_main_direction_of_a_code_has_its_part_of_the_variance_and_spreads_over_its_axes():
     own, noise = 3 * normal(20_000, 1), normal(20_000, 8, seed=1)
     axis = torch.zeros(8)

@@ -31,6 +31,8 @@ PRIOR, FIT = "N(0, I)", "a Gaussian fitted to training images' codes"
 VARIANTS = {"small": "β = 1", "small-sharp": "β = 0.1", "small-beta0": "β = 0",
             "small-mean": "reconstruction averaged"}
 
+NOISE, STEP = "median σ", "grey levels by half a unit"     # what a code's noise and a step are
+
 
 def drawing(lab: Lab, *key) -> Generator:
     """Random numbers of this chapter, by what they are for."""
@@ -324,25 +326,32 @@ def autoencoder_pairs(lab: Lab) -> list[tuple[str, str, Tensor, Tensor]]:
 
 def price(lab: Lab) -> Table:
     """What the weight of the KL does to the code."""
-    rows = one, sharp, _, averaged = [price_row(lab, name) for name in VARIANTS]
+    rows = one, sharp, none, averaged = [price_row(lab, name) for name in VARIANTS]
     keep, run, sharp_run = lab.found.keep, lab.run("small"), lab.run("small-sharp")
     keep("q4.dof", one["degrees of freedom"], "", run)
     keep("q4.near", one["to the nearest"], "nats", run)
     keep("q4.sharp.dof", sharp["degrees of freedom"], "", sharp_run)
     keep("q4.sharp.near", sharp["to the nearest"], "nats", sharp_run)
+    keep("q4.step", one[STEP], "grey levels", run)
+    keep("q4.beta0.step", none[STEP], "grey levels", lab.run("small-beta0"))
+    keep("q4.sigma", one[NOISE], "", run)
+    keep("q4.beta0.sigma", none[NOISE], "", lab.run("small-beta0"))
     keep("small.kl", one["KL"], "nats", run)
     keep("averaged.kl", averaged["KL"], "nats", lab.run("small-mean"))
-    return Table(rows, {"KL": ",.1f", "degrees of freedom": ".1f", "to the nearest": ",.1f"})
+    return Table(rows, {"KL": ",.1f", "degrees of freedom": ".1f", "to the nearest": ",.1f",
+                        NOISE: ".2g", STEP: ".1f"})
 
 
 def price_row(lab: Lab, name: str) -> dict:
     """Of one model; the nearest posterior is the median one, by -ln of the overlap."""
-    _, mu, logvar = codes_of(lab, name)
+    run, mu, logvar = codes_of(lab, name)
     kl = kl_divergence(mu, logvar)
     return {"model": VARIANTS[name], "KL": kl.sum(1).mean().item(),
             "above 0.01 nats": latent.active_units(kl), "above 0.1": latent.active_units(kl, 0.1),
             "degrees of freedom": latent.degrees_of_freedom(logvar), "to the nearest":
-            density.median_nearest(density.posterior_distances(mu, logvar))}
+            density.median_nearest(density.posterior_distances(mu, logvar)),
+            NOISE: (logvar / 2).exp().median().item(),
+            STEP: latent.step_size(run.model, mu, drawing(lab, "steps"))}
 
 
 def plot_plane(lab: Lab, name: str, dims: Tensor, sheet: np.ndarray, reach: float):
