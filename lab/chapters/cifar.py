@@ -252,7 +252,8 @@ def permuted(lab: Lab) -> Figure:
     plot = vae.plot_bars(drawn, "What permuting the pixels costs",
                          "training loss above the floor, nats")
     return lab.figure(plot, "cifar-permuted", "Training loss above the floor with pixels in place "
-                      "and permuted: conv loses much, fc and fc from PCA next to nothing")
+                      "and permuted: conv and improved lose much, fc and fc from PCA next "
+                      "to nothing")
 
 
 # ---- the appendix
