@@ -78,7 +78,7 @@ def of_all(*verdicts: str) -> str:
     return next((each for each in (CONTRADICTED, UNDECIDED) if each in verdicts), CONFIRMED)
 
 
-ORIGINAL, COMPARISON, BETA, HERE = "original", "comparison", "β-VAE", "predicted here"
+ORIGINAL, COMPARISON, BETA, HERE = "original", "comparison", "β study", "predicted here"
 FIRST = " (a rule older than its numbers)"
 NEAR = "to a tenth of what lies between both networks' losses, give or take 2 sd over seeds"
 MARGIN = ", by 2 standard errors over seeds"
