@@ -26,6 +26,7 @@ MODELS = {"linear": "linear: trained from PCA", "fc": "**fc**",
           "improved": "**improved**", "conv-long": "conv for 30 epochs"}
 ANSWERED = ("mean image", "PCA", "fc", "fc-norm", "fc-long", "fc-pca", "conv", "conv-cycle",
             "improved")                                         # what the answer speaks of
+JUDGED = ("conv", "fc", "fc-pca", "improved")                   # by their samples
 PLACED = ("fc", "conv", "conv-cycle", "fc-pca", "improved")     # by rate and squared error
 MOVED = ("conv", "fc", "fc-pca", "improved")                    # also trained on permuted pixels
 
@@ -206,9 +207,9 @@ def quality(lab: Lab) -> Table:
     of_pca = judge.measure(draw_images(pca(lab), n, lab.settings.seed))
     rows = [quality_row(judge, "half of the test images", judge.ends["real"]),
             quality_row(judge, "mean image", judge.ends["mean"]), quality_row(judge, "PCA", of_pca)]
-    for name in THREE:
+    for name in filter(lab.seeds, JUDGED):
         found, (run, *others) = measured(lab, name), lab.seeds(name)
-        lab.found.keep(f"blur_px.{name}", found["blur"], "pixels", run)
+        lab.found.keep(f"blur_px.{key_of(name)}", found["blur"], "pixels", run)
         drawn = [draw_images(other.model, COMPARED, lab.settings.seed) for other in others]
         blurs = [found["blur"], *(judge.measure(images)["blur"] for images in drawn)]
         sd = finite(over_seeds(blurs).error) if None not in blurs else None

@@ -85,7 +85,7 @@ def test_permuting_costs_the_difference_of_training_losses_or_says_what_is_missi
 
 def test_samples_are_measured_for_every_model_and_shown_beside_real_images(lab):
     rows = {row["images"]: row for row in cifar.quality(lab).rows}
-    assert list(rows) == ["half of the test images", "mean image", "PCA", *cifar.THREE]
+    assert list(rows) == ["half of the test images", "mean image", "PCA", *cifar.JUDGED]
     assert [rows[name]["seeds"] for name in ("conv", "fc")] == [1, 2]
 
 
