@@ -13,7 +13,6 @@ import torch
 class DataError(Exception):
     """One sentence: what is wrong with which file, and what to do about it."""
 
-
 class AbsentError(DataError):
     """The dataset is not there at all, so that the stand-in may take its place."""
 

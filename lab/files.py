@@ -17,7 +17,6 @@ from torch import Tensor
 class Trouble(Exception):
     """Something that was foreseen: one sentence that says what is wrong, where, and what to do."""
 
-
 class Refused(Trouble, ValueError):
     """What was asked for cannot be done."""
 

@@ -36,7 +36,6 @@ LONGEST = 12         # lines of a code cell: what is longer belongs into a modul
 class NotebookError(Trouble):
     """One sentence: what is wrong with a notebook, its parameters or its prose, and what to do."""
 
-
 def relative(path: Path) -> str:
     """`path` as a reader types it in the repository."""
     return path.relative_to(ROOT).as_posix()
@@ -195,7 +194,11 @@ def cleaned(nb: NotebookNode) -> NotebookNode:
     pieces of a stream are joined, and what a carriage return wrote over is gone."""
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-    nb, _ = CoalesceStreamsPreprocessor().preprocess(copy.deepcopy(nb), {})
+    nb = copy.deepcopy(nb)
+    for cell in nb.cells:
+        if cell.cell_type == "code":                # before the pieces on both sides are joined
+            cell.outputs = [out for out in cell.outputs if out.get("data") != {"text/plain": ""}]
+    nb, _ = CoalesceStreamsPreprocessor().preprocess(nb, {})
     language = nb.metadata.get("language_info", {"name": "python"})
     language.pop("version", None)
     nb.metadata = {"kernelspec": KERNEL, "language_info": language}
@@ -204,8 +207,6 @@ def cleaned(nb: NotebookNode) -> NotebookNode:
         for tag in HIDDEN.keys() & tags(cell):
             kept |= HIDDEN[tag]
         cell.metadata = kept
-        if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if out.get("data") != {"text/plain": ""}]
     return nb
 
 

@@ -51,7 +51,8 @@ class Table:
     def _repr_markdown_(self) -> str:
         if not self.rows:
             return self.caption
-        heads = [head for head in self.rows[0] if set(self.column(head)) != {None}]
+        heads = [head for head in self.rows[0]
+                 if any(value is not None for value in self.column(head))]
         rows = [[self._cell(row[head], head) for head in heads] for row in self.rows]
         right = [any(map(is_number, values)) and all(v is None or is_number(v) for v in values)
                  for values in map(self.column, heads)]

@@ -172,7 +172,6 @@ FRAMES = """<iframe src="page.html" width="400"></iframe><iframe src="page.html"
     [...page.querySelectorAll("nav")].filter(nav => nav.offsetParent).length,
     [...page.images].filter(image => !image.naturalWidth).length]))</script>"""
 
-
 @needs_browser
 @pytest.mark.parametrize("planted", [False, True])
 def test_the_page_fits_a_telephone_and_a_desk_and_runs_nothing(folder, tmp_path, planted):

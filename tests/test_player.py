@@ -74,7 +74,6 @@ const { text, z } = JSON.parse(require("fs").readFileSync(0));
 console.log(JSON.stringify([text.decoder, text.linear].map((layers) =>
   z.map((code) => Array.from(decode(layers.map(unpacked), Float32Array.from(code)))))));"""
 
-
 @pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
 def test_the_script_decodes_the_text_in_the_page_as_torch_does(page, kept):
     z = 1.5 * torch.randn(4, 128, generator=generator(1))

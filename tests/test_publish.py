@@ -132,9 +132,10 @@ def test_clean_hides_the_tagged_alone_and_drops_a_live_line_that_ended_on_nothin
     cells[3].metadata.update(tags=["hide-input"])
     cells.append(v4.new_markdown_cell("## Details", metadata={"tags": ["fold"]}))
     blank, shown = (v4.new_output("display_data", {"text/plain": text}) for text in ("", "two"))
-    cells[3].outputs = [blank, shown]
+    cells[3].outputs = [printed("one\n"), blank, printed("line\n"), shown]
     made = publish.cleaned(v4.new_notebook(cells=cells))
-    assert set(made.cells[2].metadata) == {"tags"} and made.cells[3].outputs == [shown]
+    assert set(made.cells[2].metadata) == {"tags"} and made.cells[3].outputs == [
+        printed("one\nline\n"), shown]
     assert made.cells[3].metadata.jupyter == {"source_hidden": True}
     assert made.cells[-1].metadata["jp-MarkdownHeadingCollapsed"]
     assert made == publish.cleaned(made)

@@ -71,7 +71,6 @@ class Trap:
 class Stopped(BaseException):
     """Stands for the end of the process: nothing in the program catches it."""
 
-
 def first_epoch_of(wanted):
     """Leaves what a training that was stopped after its first epoch leaves."""
     def stop(history, *rest):

@@ -175,7 +175,6 @@ def over_linear(lab: Lab, model: vae.VAE) -> tuple[float, float | None]:
     return rate, against_linear(rate, error, linear_curve(lab))
 
 
-
 def placed(lab: Lab) -> dict[str, list[tuple[float, float]]]:
     """Rate, and squared error over the linear one of that rate, of models in all their seeds."""
     points = {"PCA": [over_linear(lab, pca(lab))]}

@@ -56,7 +56,6 @@ def drawn(lab: Lab, name: str, posteriors: list[tuple[Tensor, Tensor]]) -> list[
             for i, each in enumerate(posteriors)]
 
 
-
 def sigma2_at(known: Spectrum, rate: float, latent: int) -> float:
     """The decoder variance at which the best linear VAE of some size spends so many nats."""
     top = known.eigenvalues[0].item()

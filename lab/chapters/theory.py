@@ -326,7 +326,8 @@ def autoencoder_pairs(lab: Lab) -> list[tuple[str, str, Tensor, Tensor]]:
 
 def price(lab: Lab) -> Table:
     """What the weight of the KL does to the code."""
-    rows = one, sharp, none, averaged = [price_row(lab, name) for name in VARIANTS]
+    rows = [price_row(lab, name) for name in VARIANTS]
+    one, sharp, none, averaged = rows
     keep, run, sharp_run = lab.found.keep, lab.run("small"), lab.run("small-sharp")
     keep("q4.dof", one["degrees of freedom"], "", run)
     keep("q4.near", one["to the nearest"], "nats", run)
