@@ -82,7 +82,11 @@ class Up(nn.ConvTranspose2d):
     def forward(self, x: Tensor) -> Tensor:
         if not pays(x, (2 * x.shape[2], 2 * x.shape[3]), self.out_channels):
             return super().forward(x)
-        y = Scatter.apply(x.permute(0, 2, 3, 1) @ as_matrix(self.weight))
+        pixels = x.permute(0, 2, 3, 1)
+        # One product of all rows: of four dimensions, one without gradients copies the weights for
+        # each row of pixels.
+        patches = pixels.flatten(0, 2) @ as_matrix(self.weight)
+        y = Scatter.apply(patches.unflatten(0, pixels.shape[:3]))
         return y + self.bias.to(y.dtype).view(-1, 1, 1)
 
 

@@ -13,7 +13,7 @@ PLAIN = {"down": nn.Conv2d, "up": nn.ConvTranspose2d}
 # (kind, batch, channels in, channels out, height, width): in which precisions it is a product
 CASES = {("down", 2, 128, 5, 8, 8): "fp32 bf16", ("down", 3, 130, 4, 2, 6): "fp32 bf16",
          ("up", 2, 5, 128, 4, 4): "fp32 bf16", ("up", 1, 3, 130, 2, 1): "fp32 bf16",
-         ("down", 1, 128, 4, 16, 8): "bf16", ("up", 2, 4, 128, 5, 1): "bf16",
+         ("down", 1, 128, 4, 16, 8): "bf16", ("up", 2, 4, 128, 5, 2): "bf16",
          ("down", 1, 127, 5, 8, 8): "", ("up", 1, 128, 127, 8, 2): "",
          ("down", 2, 128, 3, 7, 8): "", ("down", 1, 128, 3, 8, 5): "",
          ("down", 1, 128, 3, 4, 18): "", ("up", 1, 3, 128, 2, 9): ""}
@@ -36,7 +36,7 @@ def pair(kind, *channels):
 
 def outputs_and_gradients(layer, x):
     y = layer(x := x.detach().requires_grad_())
-    torch.sum(y.float().sin()).backward()
+    torch.sum(y.double().sin()).backward()
     return [y, x.grad, layer[0].weight.grad, layer[0].bias.grad]
 
 
@@ -45,13 +45,15 @@ def outputs_and_gradients(layer, x):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_layer_is_the_librarys_with_all_gradients(used, case, precision, layout):
     kind, batch, channels, out, height, width = case
-    layers, x = pair(kind, channels, out), torch.randn(batch, channels, height, 2 * width)[..., ::2]
+    (ours, theirs), x = pair(kind, channels, out), torch.randn(batch, channels, height, 2 * width)
+    x = (x.bfloat16() if precision == "bf16" else x)[..., ::2]
     x = x.contiguous(memory_format=layout) if layout else x
-    x = x.bfloat16() if precision == "bf16" else x
     with torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"):
-        found, known = (outputs_and_gradients(layer, x) for layer in layers)
-    near = 1e-4 if precision == "fp32" else 0.03
-    torch.testing.assert_close(found, known, rtol=near, atol=near)
+        found = outputs_and_gradients(ours, x)
+    # Not in bf16, in which the library's own gradient of a map one pixel wide is nonsense on AMX.
+    known = outputs_and_gradients(theirs.double(), x.double())
+    near = 1e-4 if precision == "fp32" else 0.05
+    torch.testing.assert_close(found, known, rtol=near, atol=near, check_dtype=False)
     assert len(used) == (precision[:4] in CASES[case])
 
 
@@ -76,3 +78,10 @@ def test_layer_of_another_form_stays(change):
                   nn.ConvTranspose2d(8, 8, **form | change),
                   nn.ConvTranspose2d(8, 8, **form, output_padding=1)):
         assert products.fast(nn.Sequential(layer))[0] is layer
+
+
+def test_decoder_without_gradients_copies_no_weights():
+    layer, _ = pair("up", 5, 128)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), torch.profiler.profile() as seen:
+        layer(torch.randn(2, 5, 4, 4))
+    assert {event.name for event in seen.events()} & {"aten::mm", "aten::bmm"} == {"aten::mm"}
