@@ -68,7 +68,7 @@ def test_the_linear_vae_of_training_images_is_on_the_line_that_models_are_set_ag
                          reconstruction="sse"))
     put_linear(model, linear_vae_parameters(known, 0.5, 128))
     rate, ratio = cifar.over_linear(lab, model)
-    assert ratio == pytest.approx(1, abs=0.02)                      # [0, 1] cuts a little off
+    assert ratio == pytest.approx(1, abs=0.03)                      # [0, 1] cuts a little off
     assert rate != pytest.approx(linear_optimum(known, 0.5).rate, rel=0.05)
 
 
