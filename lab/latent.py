@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from joblib import Parallel, delayed
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
@@ -187,10 +188,11 @@ def largest_move(model: VAE, mu: Tensor, dim: int) -> float:
     return 255 * (frames.amax(0) - frames.amin(0)).max().item()
 
 
-def step_size(model: VAE, mu: Tensor, draw: Generator, step: float = 0.5) -> float:
+def step_size(model: VAE, mu: Tensor, used: Tensor, draw: Generator, step: float = 0.5) -> float:
     """The grey levels by which a step of this length from codes (N, d), each in a direction of its
-    own, moves a pixel, as a root mean square."""
-    directions = torch.nn.functional.normalize(torch.randn(mu.shape, generator=draw))
+    own among the used dimensions, moves a pixel, as a root mean square."""
+    directions = torch.zeros(mu.shape)
+    directions[:, used] = F.normalize(torch.randn(len(mu), len(used), generator=draw))
     moved = decode_set(model, mu + step * directions) - decode_set(model, mu)
     return 255 * moved.square().mean().sqrt().item()
 

@@ -155,8 +155,12 @@ def test_moves_along_a_dimension_are_those_of_the_decoders_columns():
 
 
 def test_a_step_moves_a_pixel_by_its_length_over_the_root_of_the_pixels():
-    """Behind columns that are orthonormal, in whatever direction it goes."""
-    size = latent.step_size(planted_decoder(), 0.1 * normal(50, 3), generator(), step=0.2)
+    """Behind columns that are orthonormal, in whatever direction of the used dimensions it goes."""
+    model, used = planted_decoder(), torch.tensor([0, 2])
+    with torch.no_grad():
+        list(model.decoder.parameters())[0][:, 1] *= 10  # it is not used
+    mu = 0.1 * normal(50, 3) * torch.tensor([1, 0, 1])
+    size = latent.step_size(model, mu, used, generator(), step=0.2)
     assert size == pytest.approx(255 * 0.2 / 48 ** 0.5, rel=1e-4)
 
 

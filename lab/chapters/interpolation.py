@@ -11,7 +11,7 @@ from data import ImageSet, load
 from data.standin import render
 from lab.latent import ratio_of_means
 from lab.notebook import Lab
-from lab.samples import evenness, sharpness, smoothness
+from lab.samples import blur, evenness, sharpness, smoothness
 from lab.show import Figure, Table, finite, labelled_rows
 from lab.training import decode_set, encode_set, generator, lerp, slerp
 from vae_helpers import VAE, as_pixels
@@ -22,7 +22,9 @@ PAIRS = 200                 # of test images, whose paths are measured
 FACE_PAIRS = 50
 CLASS_PAIRS = 1_500         # of one class, and as many of two
 CLAIMED_STEP = 0.000615     # the mean squared step that an earlier submission reports
+WIDTH = 2.5                 # pixels of a blur, about that of samples of `conv`
 HALFWAY, MORPHS = "sharpness half-way", "*true morphs of drawn scenes*"
+BLURRED = f"*the same, blurred by {WIDTH} pixels*"
 
 
 # ---- pairs and pictures
@@ -160,7 +162,8 @@ def paths(lab: Lab) -> Table:
     ways["conv, great circle"] = paths_between(lab.run("conv").model, images, PAIRS, slerp)[1]
     ways["conv, cross-fade"] = cross_fade(ways["conv"])
     ways["improved, cross-fade"] = cross_fade(ways["improved"])
-    ways[MORPHS] = as_pixels(true_morphs(len(ways["conv"])))
+    morphs = as_pixels(true_morphs(len(ways["conv"])))
+    ways |= {MORPHS: morphs, BLURRED: blur(morphs.flatten(0, 1), WIDTH).view_as(morphs)}
     numbers = {name: path_numbers(frames) for name, frames in ways.items()}
     keep_paths(lab, numbers)
     return Table([{"path": name} | each for name, each in numbers.items()],
@@ -178,6 +181,7 @@ def keep_paths(lab: Lab, numbers: dict[str, dict[str, float]]) -> None:
         keep(f"{key}.evenness", numbers[name]["evenness"], run=lab.run(name))
     keep("task2.circle_sharpness_halfway", numbers["conv, great circle"][HALFWAY], run=conv)
     keep("morph.detour", numbers[MORPHS]["detour"])
+    keep("morph.blurred_detour", numbers[BLURRED]["detour"])
     step = numbers["conv"]["mean squared step"]     # it falls as the square of the number of steps
     keep("task2.smoothness", step, run=conv)
     keep("task2.intervals", math.sqrt(step / CLAIMED_STEP) * (STEPS - 1))

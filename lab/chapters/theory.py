@@ -31,7 +31,8 @@ PRIOR, FIT = "N(0, I)", "a Gaussian fitted to training images' codes"
 VARIANTS = {"small": "β = 1", "small-sharp": "β = 0.1", "small-beta0": "β = 0",
             "small-mean": "reconstruction averaged"}
 
-NOISE, STEP = "median σ", "grey levels by half a unit"     # what a code's noise and a step are
+USED = 0.1              # nats of KL from which on a dimension counts as used
+NOISE, STEP = "median σ of these", "grey levels by half a unit"     # of the used dimensions
 
 
 def drawing(lab: Lab, *key) -> Generator:
@@ -58,6 +59,8 @@ def mixture(lab: Lab) -> Table:
     keep("q1.gap", one["gap"], "nats", run)
     keep("q1.sharp.gap", sharp["gap"], "nats", lab.run("small-sharp"))
     keep("q1.beta0.kl", none["KL"], "nats", lab.run("small-beta0"))
+    mu, _ = lab.codes(lab.run("small-beta0"), "train")
+    keep("q1.beta0.kl_of_means", mu.square().sum(1).mean() / 2, "nats", lab.run("small-beta0"))
     return Table([one, sharp, none], {
         "KL": ",.1f", "I(x; z)": ".3f", "ln N": ".3f", "KL(q_N‖p)": ",.1f",
         "at test codes": ",.1f", "at draws of p": ",.1f", "gap": ",.1f", "±": ",.1f"},
@@ -215,27 +218,31 @@ def noise_losses(lab: Lab) -> Table:
             "ae": noise_row(lab, "autoencoder", "small-ae"),
             "shaped_vae": noise_row(lab, "VAE", "small", together=True),
             "shaped_ae": noise_row(lab, "autoencoder", "small-ae", together=True)}
-    for key, row in rows.items():
-        lab.found.keep(f"q3.robust_{key}_1", row["at s = 1"], "nats above the floor")
-    return Table(list(rows.values()), {"at s = 0": ",.0f", "at s = 1": ",.0f", "lost": ",.0f",
-                                       "±": ".0f"}, fold="Both kinds of noise")
+    for key in ("vae", "ae"):
+        lab.found.keep(f"q3.robust_{key}", rows[key]["at s = ½"], "nats above the floor")
+        lab.found.keep(f"q3.shaped_{key}", rows[f"shaped_{key}"]["at s = 1"], "nats above the floor")
+    return Table(list(rows.values()), {"at s = 0": ",.0f", "at s = ½": ",.0f", "±": ".0f",
+                                       "at s = 1": ",.0f", "± ": ".0f"}, fold="Both kinds of noise")
 
 
 def noise_row(lab: Lab, label: str, name: str, together: bool = False, n: int = 1_000) -> dict:
-    """The loss of one model without noise and with it, and their difference over images; the draws
-    are those of the cell with the picture."""
+    """The loss of one model without noise and with two sizes of it, and the error over images of
+    what noise adds; the draws are those of the cell with the picture."""
     run, images = lab.run(name), lab.cifar.test.images[:n]
-    mu, draw = lab.codes(run)[0][:n], torch.Generator().manual_seed(lab.settings.seed)
-    root = mu.std(0).diag()
+    mu, root = lab.codes(run)[0][:n], lab.codes(run)[0][:n].std(0).diag()
     if together:
         root = density.symmetric_root(density.gaussian_fit(mu).covariance)
-    still = loss_at(run, images, mu)
-    noisy = loss_at(run, images, latent.shaken(mu, root, 1.0, draw))
-    lost, error = mean_and_error(noisy - still)
+
+    def noisy(s: float) -> Tensor:
+        draw = torch.Generator().manual_seed(lab.settings.seed)
+        return loss_at(run, images, latent.shaken(mu, root, s, draw))
+
+    still, half, whole = loss_at(run, images, mu), noisy(0.5), noisy(1)
     return {"model": label,
             "noise": "as the codes vary together" if together else "in each dimension",
-            "at s = 0": still.mean().item(), "at s = 1": noisy.mean().item(), "lost": lost,
-            "±": error}
+            "at s = 0": still.mean().item(),
+            "at s = ½": half.mean().item(), "±": mean_and_error(half - still)[1],
+            "at s = 1": whole.mean().item(), "± ": mean_and_error(whole - still)[1]}
 
 
 def law(lab: Lab) -> Table:
@@ -298,9 +305,9 @@ def two_sample(lab: Lab) -> Table:
 
 def vae_pairs(lab: Lab) -> list[tuple[str, str, Tensor, Tensor]]:
     """The VAE's codes and draws that they are told from, with the names of both, in the dimensions
-    above 0.1 nats: the others are noise, in which a difference of these would drown."""
+    that are used: the others are noise, in which a difference of these would drown."""
     draw, (run, mu, logvar) = drawing(lab, "two samples"), codes_of(lab, "small")
-    used = latent.live(kl_divergence(mu, logvar), 0.1)
+    used = latent.live(kl_divergence(mu, logvar), USED)
     mu, logvar = mu[:, used], logvar[:, used]
     train = [part[:FITTED, used] for part in lab.codes(run, "train")]
     z = draw_codes(mu, logvar, draw)
@@ -333,7 +340,9 @@ def price(lab: Lab) -> Table:
     keep("q4.near", one["to the nearest"], "nats", run)
     keep("q4.sharp.dof", sharp["degrees of freedom"], "", sharp_run)
     keep("q4.sharp.near", sharp["to the nearest"], "nats", sharp_run)
+    keep("q4.used", one["used dimensions"], "dimensions", run)
     keep("q4.step", one[STEP], "grey levels", run)
+    keep("q4.sharp.step", sharp[STEP], "grey levels", sharp_run)
     keep("q4.beta0.step", none[STEP], "grey levels", lab.run("small-beta0"))
     keep("q4.sigma", one[NOISE], "", run)
     keep("q4.beta0.sigma", none[NOISE], "", lab.run("small-beta0"))
@@ -347,12 +356,12 @@ def price_row(lab: Lab, name: str) -> dict:
     """Of one model; the nearest posterior is the median one, by -ln of the overlap."""
     run, mu, logvar = codes_of(lab, name)
     kl = kl_divergence(mu, logvar)
+    used = latent.live(kl, USED)
     return {"model": VARIANTS[name], "KL": kl.sum(1).mean().item(),
-            "above 0.01 nats": latent.active_units(kl), "above 0.1": latent.active_units(kl, 0.1),
             "degrees of freedom": latent.degrees_of_freedom(logvar), "to the nearest":
             density.median_nearest(density.posterior_distances(mu, logvar)),
-            NOISE: (logvar / 2).exp().median().item(),
-            STEP: latent.step_size(run.model, mu, drawing(lab, "steps"))}
+            "used dimensions": len(used), NOISE: finite((logvar[:, used] / 2).exp().median()),
+            STEP: latent.step_size(run.model, mu, used, drawing(lab, "steps"))}
 
 
 def plot_plane(lab: Lab, name: str, dims: Tensor, sheet: np.ndarray, reach: float):

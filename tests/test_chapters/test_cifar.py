@@ -29,6 +29,7 @@ def lab(tmp_path):
     made = short_lab(tmp_path, 150)
     made.runs = {Training("conv"): past("conv", 1940.0), Training("fc"): past("fc", 1980.0),
                  Training("fc", 1): past("fc", 1983.0, seed=1),
+                 Training("small"): past("small", 1945.0),
                  Training("improved"): past("improved", 1930.0),
                  Training("sprint"): past("sprint", 1939.0, seconds=(4.0,), start="weights"),
                  Training("fc-pca"): past("fc-pca", 1937.0)}

@@ -147,6 +147,7 @@ def test_everything_shows_itself_and_keeps_what_claims_read(tmp_path, monkeypatc
     assert_shows(ask.four_faces(lab, torch.rand(4, 6, 3, 64, 64)), Figure)
     rows = {"same class": (torch.rand(10, 3, 32, 32),) * 2}
     assert_shows(ask.strips(lab, rows, {"same class": (0, 1)}), Figure)
-    assert lab.found["morph.detour"] > 1.5 and "similar.error" in lab.found
+    assert lab.found["morph.detour"] > 1.5 > lab.found["morph.blurred_detour"] > 1
+    assert "similar.error" in lab.found
     step, many = lab.found["task2.smoothness"], lab.found["task2.intervals"]
     assert step * 81 / many ** 2 == pytest.approx(ask.CLAIMED_STEP)
