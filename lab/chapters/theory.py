@@ -218,9 +218,10 @@ def noise_losses(lab: Lab) -> Table:
             "ae": noise_row(lab, "autoencoder", "small-ae"),
             "shaped_vae": noise_row(lab, "VAE", "small", together=True),
             "shaped_ae": noise_row(lab, "autoencoder", "small-ae", together=True)}
-    for key in ("vae", "ae"):
-        lab.found.keep(f"q3.robust_{key}", rows[key]["at s = ½"], "nats above the floor")
-        lab.found.keep(f"q3.shaped_{key}", rows[f"shaped_{key}"]["at s = 1"], "nats above the floor")
+    for key, noise in {"robust": "", "shaped": "shaped_"}.items():
+        at, unit = "at s = 1" if noise else "at s = ½", "nats above the floor"
+        lab.found.keep(f"q3.{key}_vae", rows[f"{noise}vae"][at], unit)
+        lab.found.keep(f"q3.{key}_ae", rows[f"{noise}ae"][at], unit)
     return Table(list(rows.values()), {"at s = 0": ",.0f", "at s = ½": ",.0f", "±": ".0f",
                                        "at s = 1": ",.0f", "± ": ".0f"}, fold="Both kinds of noise")
 
