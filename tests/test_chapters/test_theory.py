@@ -42,9 +42,11 @@ def test_losses_under_noise_are_those_that_the_picture_states(lab):
     run, images = lab.run("small"), lab.cifar.test.images
     mu = lab.codes(run)[0]
     eps = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
-    for s, head in {0: "at s = 0", 0.5: "at s = ½", 1: "at s = 1"}.items():
-        found = theory.loss_at(run, images, mu + s * mu.std(0) * eps).mean().item()
-        assert row[head] == pytest.approx(found, rel=1e-5)
+    still, half, whole = (theory.loss_at(run, images, mu + s * mu.std(0) * eps).mean().item()
+                          for s in (0, 0.5, 1))
+    assert row["at s = 0"] == pytest.approx(still)
+    assert row["added by s = ½"] == pytest.approx(half - still, abs=1e-3)
+    assert row["added by s = 1"] == pytest.approx(whole - still, abs=1e-3)
 
 
 def test_quartiles_are_those_of_the_images():
