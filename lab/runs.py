@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data import Splits
 from lab.files import (
+    Busy,
     Refused,
     Trouble,
     only_process,
@@ -408,7 +409,8 @@ def connected(device: torch.device) -> Iterator[None]:
 
 
 def from_first(work: Callable):
-    """What the work gives on the first process, handed to all; its trouble is everybody's."""
+    """What the work gives on the first process, handed to all; its trouble is everybody's, and
+    where another training is busy, all may go on to the next."""
     rank, n = processes()
     if n == 1:
         return work()
@@ -417,11 +419,13 @@ def from_first(work: Callable):
         try:
             said = [work(), None]
         except Exception as error:
-            dist.broadcast_object_list([None, str(error)], 0)
+            kind = Busy if isinstance(error, Busy) else Trouble
+            dist.broadcast_object_list([None, (kind, str(error))], 0)
             raise
     dist.broadcast_object_list(said, 0)
     if said[1] is not None:
-        raise Trouble(f"the first process ended: {said[1]}")
+        kind, why = said[1]
+        raise kind(f"the first process ended: {why}")
     return said[0]
 
 

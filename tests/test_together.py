@@ -12,14 +12,15 @@ from tiny import EARLY, TINY, ended, first_epoch_of, forked, job, plain, wait_un
 from torch import distributed
 
 from lab.__main__ import main
-from lab.files import Trouble
+from lab.files import Trouble, only_process
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 PLAIN = TINY.but(name="plain", norm=False, epochs=2)      # 35 images, batches of 10: the last has 5
 ODD = PLAIN.but(name="odd", batch=17)                     # 17, 17 and 1: one process has no row
 SILENT = PLAIN.but(name="silent", noise=False)
 GAUSSIAN = PLAIN.but(name="gaussian", reconstruction="gaussian", clip=1.0)
-RESUMED, FINISHED, DAMAGED = (PLAIN.but(name=name) for name in ("resumed", "done", "damaged"))
+RESUMED, FINISHED, DAMAGED, TAKEN = (
+    PLAIN.but(name=name) for name in ("resumed", "done", "damaged", "taken"))
 LONG = PLAIN.but(epochs=4000)
 ALIKE = {recipe.name: recipe for recipe in (PLAIN, ODD, SILENT, GAUSSIAN, EARLY, RESUMED)}
 
@@ -37,7 +38,7 @@ def begun(n, folder, *recipes):
             try:
                 came = "run" if job(folder / str(rank), recipe).train() else "None"
             except Trouble as trouble:
-                came = f"trouble: {trouble}"
+                came = f"{type(trouble).__name__}: {trouble}"
             with open(folder / "said", "a") as file:
                 file.write(f"{rank} {recipe.name} {came}\n")
         distributed.destroy_process_group()
@@ -56,8 +57,10 @@ def together(tmp_path_factory):
     first_epoch_of(job(folder / "0", DAMAGED))
     with open(job(folder / "0", DAMAGED).folder / "state.pt", "r+b") as file:
         file.truncate(2000)
-    children = begun(2, folder, PLAIN, ODD, SILENT, GAUSSIAN, EARLY, RESUMED, FINISHED, DAMAGED)
-    assert ended(*children) == [0, 0], (folder / "printed").read_text()
+    with only_process(job(folder / "0", TAKEN).folder):
+        children = begun(2, folder, PLAIN, ODD, SILENT, GAUSSIAN, TAKEN, EARLY, RESUMED, FINISHED,
+                         DAMAGED)
+        assert ended(*children) == [0, 0], (folder / "printed").read_text()
     return folder, (folder / "said").read_text().splitlines()
 
 
@@ -81,8 +84,13 @@ def test_the_first_process_alone_has_the_run(together):
 
 
 def test_trouble_of_the_first_process_is_a_sentence_of_both(together):
-    [first, second] = sorted(line for line in together[1] if "damaged trouble" in line)
+    [first, second] = sorted(line for line in together[1] if line[2:].startswith("damaged"))
     assert "state.pt is damaged" in first and "the first process ended" in second
+
+
+def test_a_run_that_is_taken_is_left_by_all_processes(together):
+    assert [line[:13] for line in sorted(together[1]) if "taken" in line] == [
+        "0 taken Busy:", "1 taken Busy:"]
 
 
 def test_on_gpus_each_process_has_the_one_of_its_number_on_its_host(tmp_path, monkeypatch):
@@ -105,7 +113,7 @@ def test_a_killed_process_ends_the_other_within_seconds_and_leaves_a_whole_check
         ended(*children)
         assert time.monotonic() - killed < 20 and 0 < len(long.history) < LONG.epochs
         said = (folder / "said").read_text()
-        assert f"{1 - victim} plain trouble: another process of this training ended" in said
+        assert f"{1 - victim} plain Trouble: another process of this training ended" in said
 
 
 def test_two_workers_over_one_list_train_each_run_once(tmp_path):
