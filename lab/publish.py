@@ -21,12 +21,12 @@ from nbformat import NotebookNode
 
 from lab.files import Trouble, write_atomically
 from lab.recipes import check_settings
+from lab.runs import RESULTS
 from lab.show import number
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "MZ_VAE_Assignment.ipynb"
 README = ROOT / "README.md"
-RESULTS = ROOT / "figures" / "results.json"
 QUICK = ROOT / "runs" / "quick"
 FULL = ROOT / "runs" / "full"
 LARGEST = 5_000_000  # bytes: code-hosting sites stop showing notebooks somewhere above
