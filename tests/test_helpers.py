@@ -183,11 +183,11 @@ def test_model_equals_plain_layers_with_its_weights(name, training):
 
 
 def test_residual_blocks_stand_at_maps_up_to_8_and_add_two_convolutions_through_half():
-    model = build(Recipe("r", side=16, widths=(4, 8), norm=False, residual=2, activation="silu"))
+    model = build(Recipe("r", widths=(2, 4, 8), norm=False, residual=2, activation="silu"))
     places = [[i for i, layer in enumerate(part) if isinstance(layer, helpers.Residual)]
               for part in (model.encoder, model.decoder)]
-    assert places == [[2, 3, 6, 7], [2, 3, 6, 7]]       # after a convolution and its activation
-    block, x, silu = model.encoder[2], torch.randn(2, 4, 8, 8), nn.functional.silu
+    assert places == [[4, 5, 8, 9], [2, 3, 6, 7]]       # none at maps of 16
+    block, x, silu = model.encoder[4], torch.randn(2, 4, 8, 8), nn.functional.silu
     one, two = (layer.weight for layer in block.path if isinstance(layer, nn.Conv2d))
     assert one.shape == (2, 4, 3, 3) and two.shape == (4, 2, 3, 3)
     inner = nn.functional.conv2d(silu(x), one, padding=1)
