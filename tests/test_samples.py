@@ -295,6 +295,15 @@ def test_the_seed_decides_the_classifier_which_is_trained_once_and_kept(tmp_path
     assert same(first, kept) and not kept.training and len(said) == 1
 
 
+def test_the_classifiers_rate_has_come_down_when_it_ends(monkeypatch):
+    made, known = [], torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters: made.append(
+        known(parameters)) or made[0])
+    images, labels = stripes(300)
+    samples.train_feature_net(samples.FeatureNet(16, 3), images, labels, 3, 0)
+    assert made[0].param_groups[0]["lr"] < 1e-5
+
+
 def test_a_damaged_file_is_made_anew(tmp_path):
     first, [path] = net_of(tmp_path), tmp_path.iterdir()
     whole = path.read_bytes()
