@@ -11,7 +11,15 @@ from data import DataError
 from lab.files import Busy, Refused, Trouble
 from lab.notebook import Lab, called
 from lab.recipes import RECIPES, SPRINT_TRIALS, TRAININGS, TRIALS, Settings, Training
-from lab.runs import Job, kept_identities, processes, recipe_of, run_folder, seconds_of
+from lab.runs import (
+    Job,
+    kept_identities,
+    processes,
+    recipe_of,
+    run_folder,
+    run_hash,
+    seconds_of,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     command("full", lambda args: publish().full(),
             "the real run: execute the notebook in place, fill in its numbers, check it")
     made = command("train", train, "train recipes, or go on with them, without notebook")
-    made.add_argument("names", nargs="+", metavar="NAME", choices=RECIPES, help="recipes")
+    made.add_argument("names", nargs="+", metavar="NAME", choices=RECIPES,
+                      help=f"recipes: {', '.join(RECIPES)}")
     made.add_argument("--permuted", action="store_true", help="on pixels in a random order")
     add_shard(made)
     add_settings(made, seeds="+")
@@ -161,24 +170,30 @@ def trials(args: argparse.Namespace) -> None:
 
 
 def list_runs(args: argparse.Namespace) -> None:
-    """Prints how far every training is that is wanted here, on the data that lie here, those of
-    somebody's own pictures, and every other folder as an orphan."""
-    lab, known = lab_of(args, args.seed), set()
+    """Prints how far every training is that is wanted here, on the data that lie here, those
+    of other epochs and of somebody's own pictures, and every other folder as an orphan."""
+    lab, known, alike = lab_of(args, args.seed), set(), set()
     wanted = {called(training): training for training in TRAININGS} | TRIALS | SPRINT_TRIALS
     for label, training in wanted.items():
         if list(Path(args.runs).glob(f"{training.name}-*/state.pt")):
             job = lab.job(training)
             known |= {run_folder(args.runs, job.identity_in(p)) for p in ("bf16", "fp32")}
+            alike |= {run_hash(job.identity_in(p) | {"epochs": 0}) for p in ("bf16", "fp32")}
             print(f"{label}: {how_far(job)}")
         else:                                           # the images need not be read for it
             print(f"{label}: absent")
-    own = {run_folder(args.runs, identity) for identity in kept_identities(args.runs)
-           if recipe_of(identity).data == "folder"}
-    for path in sorted(Path(args.runs).glob("*/state.pt")):
-        if path.parent in own:
-            print(f"{path.parent.name}: of pictures of your own")
-        elif path.parent not in known:
-            print(f"orphan: {path.parent} is wanted by no training of this code on these data")
+    told = {run_folder(args.runs, identity): identity for identity in kept_identities(args.runs)}
+    for folder in sorted(path.parent for path in Path(args.runs).glob("*/state.pt")):
+        identity = told.get(folder)
+        if folder in known:
+            continue
+        if identity and recipe_of(identity).data == "folder":
+            print(f"{folder.name}: of pictures of your own")
+        elif identity and run_hash(identity | {"epochs": 0}) in alike:
+            print(f"{folder.name}: of {identity['epochs']} epochs, for `list --epochs "
+                  f"{identity['epochs']}`")
+        else:
+            print(f"orphan: {folder} is wanted by no training of this code on these data")
 
 
 def how_far(job: Job) -> str:
@@ -246,6 +261,7 @@ def check(args: argparse.Namespace) -> None:
     if args.refresh:
         publish().refresh(publish().NOTEBOOK)
     publish().check(publish().NOTEBOOK)
+    print(f"{publish().NOTEBOOK.name}: nothing keeps it from being committed")
 
 
 def readme(args: argparse.Namespace) -> None:

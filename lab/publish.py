@@ -130,7 +130,9 @@ def run() -> None:
     shutil.rmtree(QUICK, ignore_errors=True)  # what an earlier run trained would be loaded
     output = QUICK / NOTEBOOK.name
     seconds = execute(NOTEBOOK, output, read_parameters(ROOT / "tests" / "quick.yaml"))
-    print(f"Executed in {seconds:.0f} s: {relative(output)}, its figures beside it.")
+    [banner] = tagged(read_notebook(output), "data-banner")
+    said = output_text(banner.outputs[-1]).strip().split("\n")[0].replace("*", "")
+    print(f"Executed in {seconds:.0f} s: {relative(output)}. {said}")
 
 
 def full() -> None:

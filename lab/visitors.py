@@ -95,7 +95,7 @@ def own_picture(path: str | Path, faces: bool = False, runs: str | Path = "runs"
     figure = labelled_rows({"": shown}, "Your picture, and the nats above its own floor", columns,
                            zoom=WIDE // shipped.recipe.side, label=0)
     table = Table(rows, {"nats above its floor": ".1f", "KL among them": ".1f",
-                         "more than of the test images": ".0%"}, CAPTION)
+                         "test images that cost less": ".0%"}, CAPTION)
     return Seen(figure, table, [*said, *troubles, *[FRAME] * faces])
 
 
@@ -105,7 +105,7 @@ def row_of(name: str, model: VAE, image: Tensor, losses: Tensor) -> dict:
     terms = evaluate(model, image.repeat(DRAWS, 1, 1, 1))
     above = terms.loss(model.recipe.beta).mean().item() - entropy_floor(image)
     return {"model": name, "nats above its floor": above, "KL among them": terms.kl[0].sum().item(),
-            "more than of the test images": (losses < above).float().mean().item()}
+            "test images that cost less": (losses < above).float().mean().item()}
 
 
 def fitting_models(runs: str | Path, shipped: Shipped) -> tuple[dict[str, VAE], list[str]]:

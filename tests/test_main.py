@@ -46,6 +46,12 @@ def test_list_says_of_every_training_whether_it_is_finished_and_names_an_orphan(
     assert "p1-fc-1-00000000" in orphan
 
 
+def test_list_tells_a_run_of_other_epochs_from_an_orphan(runs, capsys):
+    assert main(["list", *QUICK[:-1], "2", "--runs", str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("of 1 epochs, for `list --epochs 1`") == 2 and "orphan" not in said
+
+
 def test_a_damaged_file_is_named_by_list_which_goes_on_and_by_train_in_one_line(runs, capsys):
     file = next(runs.glob("p1-fc-1-*")) / "state.pt"
     file.write_bytes(file.read_bytes()[:99])

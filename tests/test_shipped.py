@@ -170,7 +170,7 @@ def test_a_test_image_costs_what_it_costs_among_its_like(kept, tmp_path):
     Image.fromarray(images[i].permute(1, 2, 0).numpy()).save(tmp_path / "it.png")
     pca, own = visitors.own_picture(tmp_path / "it.png", runs=tmp_path, folder=folder).table.rows
     assert own["nats above its floor"] == pytest.approx(losses[i].item(), abs=10)
-    assert own["more than of the test images"] == pytest.approx(0.8, abs=0.05)
+    assert own["test images that cost less"] == pytest.approx(0.8, abs=0.05)
     assert (pca["model"], own["model"]) == ("PCA", "improved")
     assert pca["nats above its floor"] > 0
 
