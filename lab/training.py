@@ -40,13 +40,16 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """The precision asked for; for "auto" bf16 where it trains faster than fp32, else fp32."""
+    """The precision asked for; for "auto" bf16 where the device has it, else fp32.
+
+    On a CPU with AVX512's bf16 and without AMX (AMD Zen 5, two cores) bf16 trained 1.9 times as
+    fast as fp32 with the library's layers for `conv`, 1.8 for `celeba64`, 1.2 for `improved` and
+    2.0 for `fc`.
+    """
     if name not in ("auto", "bf16", "fp32"):
         raise Refused(f"precision {name!r} is none of 'auto', 'bf16', 'fp32'")
     if name != "auto":
         return name
-    if device.type == "cpu":
-        return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
     return "bf16" if has_bf16(device) else "fp32"
 
 
@@ -67,7 +70,10 @@ def autocast(device: torch.device, precision: str):
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "mps":
+        return "Apple GPU"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} threads" if threads > 1 else "CPU, 1 thread"
 
 
 # ---- random numbers and batches

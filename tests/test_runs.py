@@ -180,11 +180,10 @@ def test_heldout_set_and_number_of_processes_decide_some_runs_alone():
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A CPU that trains faster in bf16, one that merely has it, or one that has not."""
-    def has(amx, instructions=None):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported",
-                            lambda: amx if instructions is None else instructions)
+    """A CPU that has bf16, or one that has not."""
+    def has(bf16):
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda: bf16)
 
     return has
 
@@ -194,10 +193,9 @@ def test_a_finished_run_goes_before_a_begun_one_and_that_before_a_new_one(tmp_pa
     first_epoch_of(job(tmp_path, wanted="bf16"))        # one of four
     machine(False)                                      # here it cannot go on
     assert job(tmp_path, wanted="auto").precision == "fp32"
-    machine(False, instructions=True)
+    machine(True)
     assert job(tmp_path, wanted="auto").precision == "bf16"
     done = run(tmp_path, wanted="fp32")
-    machine(True)
     for wanted in ("auto", "fp32"):
         again = run(tmp_path, wanted=wanted)
         assert not again.trained_here and again.folder == done.folder
