@@ -114,6 +114,7 @@ def execute(source: Path, output: Path, overrides: dict[str, Any] | None = None)
         papermill.execute_notebook(
             str(source), str(output), overrides or {}, cwd=str(ROOT), kernel_name="python3",
             stdout_file=sys.stdout,
+            request_save_on_cell_execute=False,        # which writes the whole file twice a cell
             extra_arguments=["--log-level=CRITICAL"])  # of the kernel, not of its cells
     except papermill.PapermillExecutionError as error:
         print("\n".join(error.traceback), file=sys.stderr)
