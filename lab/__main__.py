@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,14 +175,20 @@ def list_runs(args: argparse.Namespace) -> None:
     of other epochs and of somebody's own pictures, and every other folder as an orphan."""
     lab, known, alike = lab_of(args, args.seed), set(), set()
     wanted = {called(training): training for training in TRAININGS} | TRIALS | SPRINT_TRIALS
+    absent = []
     for label, training in wanted.items():
         if list(Path(args.runs).glob(f"{training.name}-*/state.pt")):
             job = lab.job(training)
             known |= {run_folder(args.runs, job.identity_in(p)) for p in ("bf16", "fp32")}
             alike |= {run_hash(job.identity_in(p) | {"epochs": 0}) for p in ("bf16", "fp32")}
-            print(f"{label}: {how_far(job)}")
+            state = how_far(job)
         else:                                           # the images need not be read for it
-            print(f"{label}: absent")
+            state = "absent"
+        if state == "absent":
+            absent.append(label)
+        else:
+            print(f"{label}: {state}")
+    print_absent(absent)
     told = {run_folder(args.runs, identity): identity for identity in kept_identities(args.runs)}
     for folder in sorted(path.parent for path in Path(args.runs).glob("*/state.pt")):
         identity = told.get(folder)
@@ -194,6 +201,14 @@ def list_runs(args: argparse.Namespace) -> None:
                   f"{identity['epochs']}`")
         else:
             print(f"orphan: {folder} is wanted by no training of this code on these data")
+
+
+def print_absent(labels: list[str]) -> None:
+    """One paragraph: how many trainings and trials are absent, and which trainings."""
+    trials = [label for label in labels if label in TRIALS | SPRINT_TRIALS]
+    names = [label.replace(" ", "\N{NO-BREAK SPACE}") for label in labels if label not in trials]
+    text = f"absent: {len(names)} trainings and {len(trials)} trials: {'; '.join(names)}"
+    print(textwrap.fill(text.rstrip(": "), 100, break_on_hyphens=False))
 
 
 def how_far(job: Job) -> str:

@@ -48,20 +48,41 @@ class Table:
             return ", ".join(self._cell(v, head) for v in value)
         return number(value, self.formats.get(head, "")) if is_number(value) else str(value)
 
-    def _repr_markdown_(self) -> str:
-        if not self.rows:
-            return self.caption
+    def _texts(self) -> tuple[list[list[str]], list[bool]]:
+        """The shown heads and rows, and which columns stand right."""
         heads = [head for head in self.rows[0]
                  if any(value is not None for value in self.column(head))]
         rows = [[self._cell(row[head], head) for head in heads] for row in self.rows]
         right = [any(map(is_number, values)) and all(v is None or is_number(v) for v in values)
                  for values in map(self.column, heads)]
+        return [heads, *rows], right
+
+    def _repr_markdown_(self) -> str:
+        if not self.rows:
+            return self.caption
+        (heads, *rows), right = self._texts()
         lines = [heads, ["---:" if r else "---" for r in right], *rows]
         table = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |"
                           for line in lines)
         table = f"{self.caption}\n\n{table}" if self.caption else table
         return (f"<details><summary>{self.fold}</summary>\n\n{table}\n\n</details>" if self.fold
                 else table)
+
+    def __str__(self) -> str:
+        """For a terminal: columns below each other, long heads in several lines."""
+        if not self.rows:
+            return self.caption
+        (heads, *rows), right = self._texts()
+        folded = [textwrap.wrap(head, 10) for head in heads]
+        high = max(map(len, folded))
+        above = zip(*([""] * (high - len(parts)) + parts for parts in folded), strict=True)
+        lines = [*above, *rows]
+        wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        sides = [str.rjust if r else str.ljust for r in right]
+        text = ["  ".join(side(cell, w) for side, cell, w in zip(sides, line, wide, strict=True))
+                for line in lines]
+        caption = [textwrap.fill(line, 96) for line in self.caption.splitlines()]
+        return "\n".join(line.rstrip() for line in (*caption, *text))
 
     __repr__ = _repr_markdown_
 

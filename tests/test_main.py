@@ -8,7 +8,7 @@ import pytest
 from lab import __main__ as command_line
 from lab.__main__ import main
 from lab.files import Refused
-from lab.recipes import TRAININGS, TRIALS
+from lab.recipes import SPRINT_TRIALS, TRAININGS, TRIALS
 
 QUICK = ["--limit", "200", "--data", "standin", "--device", "cpu", "--epochs", "1"]
 
@@ -41,7 +41,10 @@ def test_list_says_of_every_training_whether_it_is_finished_and_names_an_orphan(
     assert line.endswith(f"loss {last['loss']:.1f}, KL {last['kl']:.1f}, {p1.name}")
     [line] = [line for line in lines if line.startswith("fc-pca, permuted: finished, 1 of 1")]
     assert line.endswith(permuted.name)
-    assert len([line for line in lines if ": absent" in line]) > len(TRAININGS) - 2
+    n, trials = len(TRAININGS) - 2, len(TRIALS | SPRINT_TRIALS)
+    [absent] = [i for i, line in enumerate(lines) if line.startswith("absent")]
+    assert lines[absent].startswith(f"absent: {n} trainings and {trials} trials: conv; fc; ")
+    assert "p2-fc; " in "".join(lines[absent:]) and " p1-fc;" not in "".join(lines[absent:])
     [orphan] = [line for line in lines if "orphan" in line]
     assert "p1-fc-1-00000000" in orphan
 

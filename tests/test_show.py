@@ -56,6 +56,19 @@ def test_number_has_a_real_minus_and_a_space_before_percent(value, spec, shown):
     assert number(value, spec) == shown
 
 
+def test_a_table_in_a_terminal_has_columns_below_each_other_and_heads_in_lines():
+    rows = [{"model": "conv", "loss above its floor": 143.5, "KL": 40, "none": None},
+            {"model": "the mean image", "loss above its floor": 1436.1, "KL": None, "none": None}]
+    table = Table(rows, {"loss above its floor": ",.1f"}, "Two of them.")
+    assert str(table).splitlines() == [
+        "Two of them.",
+        "                loss above",
+        "model            its floor  KL",
+        "conv                 143.5  40",
+        "the mean image     1,436.1"]
+    assert str(Table([], caption="None.")) == "None."
+
+
 def test_a_column_of_nothing_but_gaps_is_not_shown():
     rows = [{"a": 1, "b": None, "c": None}, {"a": 2, "b": None, "c": 0}]
     assert Table(rows)._repr_markdown_() == "| a | c |\n| ---: | ---: |\n| 1 |  |\n| 2 | 0 |"

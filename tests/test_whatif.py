@@ -145,12 +145,12 @@ def test_the_command_prints_the_table_and_refuses_in_one_line(tmp_path, monkeypa
     path.write_text(json.dumps({"trainings": [trained("improved", 1817.3, 46.1, 1681.7)]}))
     monkeypatch.setattr("lab.runs.RESULTS", path)
     assert main(["what-if", "--latent", "64", "--beta", "4"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "of 64 dimensions 22 are used" in out and "its loss is 11.5 (9 %) above" in out
-    assert "| asked for, closed form | 64 | 4 | 1 | 188.6 | 12.97 | 12.4 | 22 | 9.34 |" in out
-    assert "| nearest run, measured | 128 | 1 | 0.25 | 135.6 | 46.10 |  |  |  |" in out
+    assert "asked for, closed form 64 4 1 188.6 12.97 12.4 22 9.34" in out
+    assert out.endswith("nearest run, measured 128 1 0.25 135.6 46.10")
     assert main(["what-if", "--data", "faces", "--sigma2", "0.5", "--reconstruction", "sse"]) == 0
-    assert whatif.ALONE in capsys.readouterr().out
+    assert whatif.ALONE in " ".join(capsys.readouterr().out.split())
     assert main(["what-if", "--beta", "0"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: beta = 0 has no optimum") and error.count("\n") == 1
