@@ -118,8 +118,9 @@ def _download(folder: Path, progress) -> None:
             CIFAR10(beside, download=True)
             os.replace(Path(beside) / folder.name, folder)
     except (OSError, RuntimeError) as error:
-        raise AbsentError(f"CIFAR-10 is not in {folder.parent} and its download failed "
-                          f"({error}): {HOW}") from error
+        if not folder.exists():             # which another process may have brought meanwhile
+            raise AbsentError(f"CIFAR-10 is not in {folder.parent} and its download failed "
+                              f"({error}): {HOW}") from error
     finally:
         socket.setdefaulttimeout(before)
     progress(1, 1, what)

@@ -21,7 +21,7 @@ class AbsentError(DataError):
 class ImageSet:
     """Images in memory or memory-mapped, with their labels and where they came from."""
 
-    name: str                   # "cifar10", "celeba" or "drawn"
+    name: str                   # "cifar10", "celeba", "drawn" or "folder"
     split: str                  # "train", "valid" or "test"
     images: torch.Tensor        # (N, 3, H, W) uint8, contiguous
     labels: torch.Tensor        # (N,) int64 classes, or (N, K) bool attributes

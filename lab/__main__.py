@@ -142,6 +142,8 @@ def lab_of(args: argparse.Namespace, seed: int) -> Lab:
 
 def train(args: argparse.Namespace) -> None:
     """Trains a list of recipes, from each seed."""
+    if args.data == "folder" and args.data_root == Settings.data_root:
+        raise Refused("--data folder wants --data-root, the folder of your pictures")
     if args.data == "folder" and args.permuted:
         raise Refused("--permuted is for the recipes' own data: leave it out, or --data folder")
     labs = {seed: lab_of(args, seed) for seed in args.seed}
@@ -171,8 +173,8 @@ def trials(args: argparse.Namespace) -> None:
 
 
 def list_runs(args: argparse.Namespace) -> None:
-    """Prints how far every training is that is wanted here, on the data that lie here, those
-    of other epochs and of somebody's own pictures, and every other folder as an orphan."""
+    """Prints how far every training is that is wanted here, on the data that lie here, those of
+    other epochs, seeds and of somebody's own pictures, and every other folder as an orphan."""
     lab, known, alike = lab_of(args, args.seed), set(), set()
     wanted = {called(training): training for training in TRAININGS} | TRIALS | SPRINT_TRIALS
     absent = []
@@ -180,7 +182,7 @@ def list_runs(args: argparse.Namespace) -> None:
         if list(Path(args.runs).glob(f"{training.name}-*/state.pt")):
             job = lab.job(training)
             known |= {run_folder(args.runs, job.identity_in(p)) for p in ("bf16", "fp32")}
-            alike |= {run_hash(job.identity_in(p) | {"epochs": 0}) for p in ("bf16", "fp32")}
+            alike |= {without_epochs_and_seed(job.identity_in(p)) for p in ("bf16", "fp32")}
             state = how_far(job)
         else:                                           # the images need not be read for it
             state = "absent"
@@ -196,11 +198,17 @@ def list_runs(args: argparse.Namespace) -> None:
             continue
         if identity and recipe_of(identity).data == "folder":
             print(f"{folder.name}: of pictures of your own")
-        elif identity and run_hash(identity | {"epochs": 0}) in alike:
-            print(f"{folder.name}: of {identity['epochs']} epochs, for `list --epochs "
-                  f"{identity['epochs']}`")
+        elif identity and without_epochs_and_seed(identity) in alike:
+            epochs, seed = identity["epochs"], identity["seed"]
+            print(f"{folder.name}: of {epochs} epochs and seed {seed}, for `list --epochs {epochs} "
+                  f"--seed {seed}`")
         else:
             print(f"orphan: {folder} is wanted by no training of this code on these data")
+
+
+def without_epochs_and_seed(identity: dict) -> str:
+    """What trainings have in common that differ in nothing else."""
+    return run_hash(identity | {"epochs": 0, "seed": 0})
 
 
 def print_absent(labels: list[str]) -> None:
@@ -241,7 +249,7 @@ def picture(args: argparse.Namespace) -> None:
     from lab.visitors import own_picture, save_picture
 
     model = "faces" if args.faces else "improved"
-    out = args.out or args.photo.with_name(f"{args.photo.stem}-{model}.png")
+    out = args.out or Path(f"{args.photo.stem}-{model}.png")    # here, not among the pictures
     seen = own_picture(args.photo, args.faces, args.runs)
     save_picture(seen.figure, out)
     for line in (*seen.said, seen.table, out):
@@ -302,7 +310,7 @@ def in_sentences(work: Callable[[], None]) -> int:
     try:
         work()
     except KeyboardInterrupt:
-        print("\nstopped; finished epochs are kept, and the same command goes on from there",
+        print("\nstopped; train, trials and full go on from the last finished epoch",
               file=sys.stderr)
         return 130
     except (Trouble, DataError) as error:               # each is one sentence

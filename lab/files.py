@@ -50,7 +50,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise Trouble(f"{path} could not be written ({error.strerror or error}); "
                       "what was there before is kept") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def write_json(path: Path, value) -> None:

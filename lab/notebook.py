@@ -60,8 +60,9 @@ class Lab:
     @cached_property
     def full(self) -> bool:
         """Whether numbers are those that the committed notebook is to show: nothing is shortened,
-        and the images are real."""
-        return self.settings.full and all(each.real for each in self.shown_sets)
+        the images are real, and no training is left out."""
+        return (self.settings.full and all(each.real for each in self.shown_sets)
+                and all(self.has(*training) for training in TRAININGS))
 
     @property
     def shown_sets(self) -> list[ImageSet]:
@@ -73,7 +74,7 @@ class Lab:
         kind = ("Real images" if all(s.real for s in sets)
                 else "**Drawn stand-ins, not the real datasets**")
         cover = ("the full run" if self.full
-                 else "a shortened run, whose numbers are not those of the prose")
+                 else "not the full run, whose numbers those of the prose are")
         rows = [{"set": s.name, "images": len(s), "source": s.source} for s in sets]
         return Table(rows, caption=f"{kind}; {cover}. Figures go to `{self.folder.as_posix()}`.")
 
@@ -120,7 +121,12 @@ class Lab:
         training = Training(name, seed, epochs, permuted)
         wanted = self.settings.extensions and (seed == 0 or not self.settings.shortened)
         return (training in self.runs or training in map(Training, self.DEFAULT) or wanted
-                or self.job(training).finished)
+                or self.finished(training))
+
+    def finished(self, training: Training) -> bool:
+        """Whether it can be loaded; images are read only where a folder has its name."""
+        named = any(Path(self.settings.runs).glob(f"{training.name}-*/state.pt"))
+        return named and self.job(training).finished
 
     def seeds(self, name: str, **which) -> list[Run]:
         """A recipe's trainings from all seeds that are there, the first one first."""
@@ -130,9 +136,10 @@ class Lab:
     def absent(self, *trainings: Training) -> Table:
         """What stands in the place of something whose trainings are missing, and their minutes."""
         rows = [{"not trained here": called(training),
-                 "what trains it": "EXTENSIONS = True, then this cell once more",
-                 "minutes of the committed run": (committed(self.job(training)) or {}).get(
-                     "minutes")} for training in trainings]
+                 "what trains it": "EXTENSIONS = True, then Restart & Run All",
+                 "minutes of the committed run": (committed(
+                     training.name, self.settings.epochs_of(RECIPES[training.name], training.epochs)
+                 ) or {}).get("minutes")} for training in trainings]
         return Table(rows, {"minutes of the committed run": ".0f"})
 
     def trainings(self) -> list[dict]:

@@ -20,7 +20,8 @@ import yaml
 from nbformat import NotebookNode
 
 from lab.files import Trouble, write_atomically
-from lab.recipes import check_settings
+from lab.notebook import Lab, called
+from lab.recipes import TRAININGS, check_settings
 from lab.runs import RESULTS
 from lab.show import number
 
@@ -138,8 +139,9 @@ def run() -> None:
 
 def full() -> None:
     """Executes the notebook with its own parameters; filled, clean and sound it takes its place."""
-    output = FULL / NOTEBOOK.name
-    filled(read_notebook(NOTEBOOK), read_results())  # refuses a wrong mark before hours of training
+    output, nb = FULL / NOTEBOOK.name, read_notebook(NOTEBOOK)
+    filled(nb, read_results())  # refuses a wrong mark before hours of training
+    train_all(defaults(nb))
     seconds = execute(NOTEBOOK, output)
     clean(output)
     fill(output)
@@ -148,6 +150,17 @@ def full() -> None:
                             "notebook as it was, because of:\n" + "\n".join(faults))
     write_atomically(NOTEBOOK, output.read_bytes())
     print(f"Executed in {seconds:.0f} s: {NOTEBOOK.name}")
+
+
+def train_all(parameters: dict[str, Any]) -> None:
+    """Trains what is not there of every training, with the notebook's parameters."""
+    lab = Lab(parameters)
+    for each in lab.shown_sets:
+        if not each.real:
+            raise NotebookError(f"a full run takes real images: {each.source}")
+    for i, training in enumerate(TRAININGS, 1):
+        print(f"{i} of {len(TRAININGS)}: {called(training)}", flush=True)
+        lab.job(training).train()
 
 
 REFRESHED = ("parameters", "setup", "nbval-check-output")  # need neither data nor training

@@ -234,6 +234,7 @@ class Job:
                                         f"{len(self.images):,} images, seed {self.seed}")
         with connected(self.where):
             job = dataclasses.replace(self, wanted=from_first(lambda: self.precision))
+            refuse_strangers(job.identity)
             trained_here = not from_first(lambda: job.finished)
             if trained_here:
                 train_to_end(job, progress)
@@ -366,15 +367,15 @@ def committed_trainings() -> list[dict]:
     return json.loads(RESULTS.read_text(encoding="utf-8"))["trainings"] if RESULTS.exists() else []
 
 
-def committed(job: Job) -> dict | None:
-    """What it says of this training: minutes, device, ..."""
+def committed(recipe: str, epochs: int) -> dict | None:
+    """What it says of such a training: minutes, device, ..."""
     return next((t for t in committed_trainings()
-                 if (t["recipe"], t["epochs"]) == (job.recipe.name, job.epochs)), None)
+                 if (t["recipe"], t["epochs"]) == (recipe, epochs)), None)
 
 
 def say_what_it_took(job: Job, progress: Progress) -> None:
     """One line on how long the committed training took, and on what."""
-    if took := committed(job):
+    if took := committed(job.recipe.name, job.epochs):
         progress.aside(f"the committed run took {took['minutes']:.1f} minutes on "
                        f"{took['images']:,} images ({took['device']}, {took['precision']})")
 
@@ -427,6 +428,16 @@ def from_first(work: Callable):
         kind, why = said[1]
         raise kind(f"the first process ended: {why}")
     return said[0]
+
+
+def refuse_strangers(identity: dict) -> None:
+    """Stops all processes where they would train different runs together."""
+    said = [None] * processes()[1]
+    if len(said) > 1:
+        dist.all_gather_object(said, run_hash(identity))
+        if len(set(said)) > 1:
+            raise Trouble("the processes have different images or recipes: give all of them the "
+                          "same command, and the same data where --data-root says")
 
 
 class Objective(nn.Module):

@@ -159,7 +159,7 @@ def keep_figure(figure, path: Path, alt: str, picture: bool = False) -> Figure:
     plt.close(figure)
     image = Image.open(drawn).convert("RGB")
     if picture:
-        image.save(file, "JPEG", quality=85, subsampling=0)
+        image.save(file, "JPEG", quality=85, subsampling=0, optimize=True, progressive=True)
     else:
         image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     ending = "jpg" if picture else "png"

@@ -163,8 +163,9 @@ def check_epoch(model: VAE, record: dict, folder: Path) -> None:
 
 
 def refuse_epoch(recipe: Recipe, why: str, epoch: int, folder: Path) -> None:
-    raise Trouble(f"{recipe.name}: {why}; {folder} keeps epoch {epoch - 1}; try a smaller learning "
-                  "rate or precision fp32")
+    kept = f"{folder} keeps epoch {epoch - 1}" if epoch > 1 else "nothing is kept"
+    raise Trouble(f"{recipe.name}: {why}; {kept}; try a smaller learning rate, or precision fp32 "
+                  "if it was bf16")
 
 
 # ---- an epoch, and what it is worth

@@ -109,10 +109,10 @@ def row_of(name: str, model: VAE, image: Tensor, losses: Tensor) -> dict:
 
 
 def fitting_models(runs: str | Path, shipped: Shipped) -> tuple[dict[str, VAE], list[str]]:
-    """The finished runs that a picture can be compared by, the first seed of each recipe by its
-    name, and what is wrong with others."""
+    """The finished runs that a picture can be compared by, of each recipe the one of most epochs
+    and then the first seed, and what is wrong with others."""
     found, troubles = {}, []
-    for identity in sorted(kept_identities(runs), key=lambda identity: identity["seed"]):
+    for identity in sorted(kept_identities(runs), key=lambda each: (-each["epochs"], each["seed"])):
         recipe = recipe_of(identity)
         name = f"{recipe.name}, own" if recipe.data == "folder" else recipe.name
         name += " again" if recipe.name == shipped.recipe.name and recipe.data != "folder" else ""

@@ -171,6 +171,18 @@ def test_download_comes_when_asked_for_and_leaves_nothing_when_it_breaks_off(
     assert socket.getdefaulttimeout() is None
 
 
+def test_a_download_that_another_process_has_finished_first_is_read(tmp_path, arrays, monkeypatch):
+    there, here = write_batches(tmp_path / "a", arrays, monkeypatch), tmp_path / "b"
+
+    def download(root, download):
+        for folder in (here, Path(root)):
+            shutil.copytree(there / "cifar-10-batches-py", folder / "cifar-10-batches-py")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", download)
+    assert data.load("cifar10", root=here, limit=5, download=True).real
+    assert [path.name for path in here.iterdir()] == ["cifar-10-batches-py"]
+
+
 # ---- what is asked for
 
 @pytest.mark.parametrize("fault, request_", [

@@ -1,8 +1,9 @@
 """A file's digest is that of everything in it; that files are whole, test_runs.py shows."""
 
+import pytest
 import torch
 
-from lab.files import digest_of
+from lab.files import Trouble, digest_of, write_atomically
 
 
 def test_digest_is_that_of_every_value_type_shape_and_name():
@@ -18,3 +19,10 @@ def test_digest_is_that_of_every_value_type_shape_and_name():
     assert len(digests) == len(others) + 4
     image = torch.rand(2, 3, 4, 4)
     assert digest_of(image) == digest_of(image.to(memory_format=torch.channels_last))
+
+
+def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(Trouble, match="could not be written"):
+        write_atomically(tmp_path / "file" / "below.json", b"{}")
+    assert (tmp_path / "file").read_text() == "kept"

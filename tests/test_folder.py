@@ -138,6 +138,7 @@ def test_too_few_are_refused_in_one_sentence(folder, tmp_path, capsys):
         assert main([*command, "--data-root", str(root)]) == 1
         error = capsys.readouterr().err
         assert named in error and str(root) in error and error.count("\n") == 1
+    assert main(command) == 1 and "wants --data-root" in capsys.readouterr().err
     assert main([*command, "--data-root", str(folder), "--permuted"]) == 1
     assert main(["list", *command[2:]]) == 1            # for `train` alone
 

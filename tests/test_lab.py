@@ -24,6 +24,8 @@ def here(tmp_path, monkeypatch):
         if jobs:
             monkeypatch.setattr(lab, "job", lambda training: jobs[Training(training) if isinstance(
                 training, str) else training])
+            for recipe in (TINY, EARLY):
+                monkeypatch.setitem(RECIPES, recipe.name, recipe)
         return lab
     return made
 
@@ -31,6 +33,7 @@ def here(tmp_path, monkeypatch):
 # ---- where figures go
 
 
+@pytest.mark.parametrize("left_out", [None, "p1-fc"])
 @pytest.mark.parametrize(("changed", "real", "folder"), [
     ({}, (True, True), "figures"),                              # a full run on real images
     ({}, (True, False), "elsewhere/figures"),                   # one set drawn
@@ -40,12 +43,15 @@ def here(tmp_path, monkeypatch):
     ({"extensions": True, "data": "real", "device": "cpu", "precision": "fp32"}, (True, True),
      "figures"),
     ({"epochs": 1, "figures": "asked/for"}, (True, True), "asked/for")], ids=str)
-def test_only_full_runs_on_real_images_write_to_figures(changed, real, folder, monkeypatch):
+def test_only_full_runs_on_real_images_write_to_figures(
+        changed, real, folder, left_out, monkeypatch):
     sets = [Splits(SimpleNamespace(real=each), None, SimpleNamespace(real=each)) for each in real]
     monkeypatch.setattr(Lab, "cifar", sets[0])
     monkeypatch.setattr(Lab, "faces", sets[1])
+    monkeypatch.setattr(Lab, "finished", lambda lab, training: training.name != left_out)
     settings = {name.upper(): value for name, value in {"runs": "elsewhere", **changed}.items()}
-    assert Lab(settings).folder.as_posix() == folder
+    whole = left_out is None or "extensions" in changed or "figures" in changed
+    assert Lab(settings).folder.as_posix() == (folder if whole else "elsewhere/figures")
 
 
 # ---- images
@@ -97,8 +103,8 @@ def test_optional_training_waits_for_extensions(here, tmp_path, monkeypatch):
 
 
 def test_what_is_needed_and_absent_is_named_with_its_minutes(here, tmp_path, monkeypatch):
-    took = [{"recipe": "tiny", "epochs": 4, "minutes": 3.0, "images": 35, "device": "CPU",
-             "precision": "fp32"}]
+    took = [{"recipe": "tiny", "epochs": QUICK["EPOCHS"], "minutes": 3.0, "images": 35,
+             "device": "CPU", "precision": "fp32"}]
     (tmp_path / "results.json").write_text(json.dumps({"trainings": took}))
     monkeypatch.setattr("lab.runs.RESULTS", tmp_path / "results.json")
     jobs = {Training("tiny"): job(tmp_path), Training("early", 1): job(tmp_path, EARLY, seed=1)}
@@ -111,6 +117,13 @@ def test_what_is_needed_and_absent_is_named_with_its_minutes(here, tmp_path, mon
     [row] = shown(here(jobs), 1).rows
     assert row["not trained here"] == "tiny" and row["minutes of the committed run"] == 3
     assert shown(here(jobs, EXTENSIONS=True), 1, more=2) == 3 + TINY.epochs
+
+
+def test_no_image_is_read_to_say_that_a_training_is_absent(here, tmp_path):
+    lab = here()
+    table = lab.absent(Training("celeba128", epochs=5))
+    assert "128" in table.column("not trained here")[0] and not lab.has("celeba128", epochs=5)
+    assert not lab.kept
 
 
 def test_what_is_asked_for_twice_is_worked_out_once_for_each_key(here):

@@ -8,7 +8,9 @@ import pytest
 from nbformat import v4
 
 from lab import publish
+from lab.notebook import Lab
 from lab.publish import NotebookError
+from lab.recipes import Training
 
 PIXEL = base64.b64encode(b"a picture").decode()
 SETTINGS = "EPOCHS: int = 0\nTRAIN_LIMIT: int = 0\nDATA: str = \"auto\""
@@ -158,6 +160,7 @@ def put(write, tmp_path, monkeypatch):
         monkeypatch.setattr(publish, "ROOT", tmp_path)
         monkeypatch.setattr(publish, "NOTEBOOK", path)
         monkeypatch.setattr(publish, "FULL", tmp_path / "runs" / "full")
+        monkeypatch.setattr(publish, "train_all", lambda parameters: None)
         return path
     return put
 
@@ -184,6 +187,18 @@ def test_full_run_that_fails_or_has_problems_leaves_the_notebook_as_it_was(put, 
     with pytest.raises(NotebookError, match=why):
         publish.full()
     assert path.read_bytes() == before
+
+
+def test_a_full_run_first_trains_all_that_is_missing_and_takes_no_drawings(tmp_path, monkeypatch):
+    parameters = {"EPOCHS": 1, "TRAIN_LIMIT": 40, "DATA": "standin", "DEVICE": "cpu",
+                  "RUNS": str(tmp_path)}
+    wanted = [Training("p2-fc"), Training("p2-fc", 1)]
+    monkeypatch.setattr(publish, "TRAININGS", wanted)
+    with pytest.raises(NotebookError, match="takes real images: .* drawn"):
+        publish.train_all(parameters)
+    monkeypatch.setattr(Lab, "shown_sets", [])
+    publish.train_all(parameters)
+    assert all(Lab(parameters).job(training).finished for training in wanted)
 
 
 def test_full_run_refuses_a_malformed_mark_before_anything_starts(put):

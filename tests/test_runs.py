@@ -338,7 +338,7 @@ def test_non_finite_loss_names_epoch_batch_and_term_and_keeps_the_epoch_before(
 
 
 def test_weights_spoilt_by_an_epochs_last_batch_are_not_kept(tmp_path):
-    with pytest.raises(Trouble, match="after the last batch of epoch 1"):
+    with pytest.raises(Trouble, match="after the last batch of epoch 1; nothing is kept"):
         run(tmp_path, TINY.but(lr=1e38, norm=False, batch=35), heldout=HELDOUT)
     assert not list(tmp_path.rglob("state.pt"))
 
@@ -363,7 +363,7 @@ def test_run_that_is_interrupted_and_killed_ends_bit_identical(tmp_path, capfd):
             wanted.train()
         os.kill(child, number)
         assert ended(child) == [status]
-    assert "\nstopped; finished epochs are kept" in said.read_text()
+    assert "\nstopped; train, trials and full go on" in said.read_text()
     assert "Traceback" not in said.read_text() and 2 <= len(wanted.history) < 6
     assert main([*WHAT, str(parts)]) == 0 == main([*WHAT, str(whole)])
     assert_identical(wanted.folder, next(whole.glob("p1-fc-*")))

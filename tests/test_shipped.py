@@ -197,9 +197,11 @@ def test_finished_runs_stand_beside_it_and_others_do_not(kept, tmp_path, monkeyp
     (runs / "foreign" / "run.json").write_text("{}")
     Image.new("RGB", (50, 40), "teal").save(tmp_path / "photo.png")
     monkeypatch.setattr(visitors, "read_shipped", lambda name, _: read_shipped(name, folder))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")           # where the sheet goes, not to the pictures
     assert main(["picture", str(tmp_path / "photo.png"), "--runs", str(runs)]) == 0
     out = capsys.readouterr().out
     assert "small" in out and "squares" not in out and f"{file} is damaged" in out
-    assert (tmp_path / "photo-improved.png").exists()
+    assert Path("photo-improved.png").exists() and not (tmp_path / "photo-improved.png").exists()
     assert main(["picture", str(tmp_path / "photo.png"), "--faces", "--runs", str(runs)]) == 0
-    assert "eyes" in capsys.readouterr().out and (tmp_path / "photo-faces.png").exists()
+    assert "eyes" in capsys.readouterr().out and Path("photo-faces.png").exists()

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import EARLY, TINY, ended, first_epoch_of, forked, job, plain, wait_until
+from tiny import EARLY, HELDOUT, TINY, ended, first_epoch_of, forked, job, plain, wait_until
 from torch import distributed
 
 from lab.__main__ import main
@@ -19,8 +19,8 @@ PLAIN = TINY.but(name="plain", norm=False, epochs=2)      # 35 images, batches o
 ODD = PLAIN.but(name="odd", batch=17)                     # 17, 17 and 1: one process has no row
 SILENT = PLAIN.but(name="silent", noise=False)
 GAUSSIAN = PLAIN.but(name="gaussian", reconstruction="gaussian", clip=1.0)
-RESUMED, FINISHED, DAMAGED, TAKEN = (
-    PLAIN.but(name=name) for name in ("resumed", "done", "damaged", "taken"))
+RESUMED, FINISHED, DAMAGED, TAKEN, FOREIGN = (
+    PLAIN.but(name=name) for name in ("resumed", "done", "damaged", "taken", "foreign"))
 LONG = PLAIN.but(epochs=4000)
 ALIKE = {recipe.name: recipe for recipe in (PLAIN, ODD, SILENT, GAUSSIAN, EARLY, RESUMED)}
 
@@ -36,7 +36,8 @@ def begun(n, folder, *recipes):
     def train(rank):
         for recipe in recipes:
             try:
-                came = "run" if job(folder / str(rank), recipe).train() else "None"
+                own = {"train": HELDOUT} if recipe == FOREIGN and rank else {}
+                came = "run" if job(folder / str(rank), recipe, **own).train() else "None"
             except Trouble as trouble:
                 came = f"{type(trouble).__name__}: {trouble}"
             with open(folder / "said", "a") as file:
@@ -58,8 +59,8 @@ def together(tmp_path_factory):
     with open(job(folder / "0", DAMAGED).folder / "state.pt", "r+b") as file:
         file.truncate(2000)
     with only_process(job(folder / "0", TAKEN).folder):
-        children = begun(2, folder, PLAIN, ODD, SILENT, GAUSSIAN, TAKEN, EARLY, RESUMED, FINISHED,
-                         DAMAGED)
+        children = begun(2, folder, PLAIN, ODD, SILENT, GAUSSIAN, TAKEN, FOREIGN, EARLY, RESUMED,
+                         FINISHED, DAMAGED)
         assert ended(*children) == [0, 0], (folder / "printed").read_text()
     return folder, (folder / "said").read_text().splitlines()
 
@@ -91,6 +92,13 @@ def test_trouble_of_the_first_process_is_a_sentence_of_both(together):
 def test_a_run_that_is_taken_is_left_by_all_processes(together):
     assert [line[:13] for line in sorted(together[1]) if "taken" in line] == [
         "0 taken Busy:", "1 taken Busy:"]
+
+
+def test_processes_with_different_images_refuse_to_train_together(together):
+    folder, said = together
+    refused = [line for line in said if "foreign" in line]
+    assert len(refused) == 2 and all("different images" in line for line in refused)
+    assert not list((folder / "0").glob("foreign-*/state.pt"))
 
 
 def test_on_gpus_each_process_has_the_one_of_its_number_on_its_host(tmp_path, monkeypatch):

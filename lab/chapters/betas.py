@@ -308,7 +308,8 @@ def matching(lab: Lab) -> Table:
     keep("match.turned_1_10", found["1_10"].turned)
     keep("match.same_1_10", found["1_10"].same)
     keep("match.read_1_10", found["1_10"].read)
-    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"), fold="Five pairs of models")
+    return Table(rows, dict.fromkeys(list(rows[0])[1:], ".2f"),
+                 fold=f"All {len(rows)} pairs of models")
 
 
 @trained

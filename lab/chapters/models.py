@@ -100,7 +100,7 @@ def write_words(axes, columns: list[float], near: float, far: float) -> None:
     caption(axes, columns[-1] + 0.66, HIGH - 0.42, "Linear", size=6)
     caption(axes, middle + 0.27, HIGH - 0.65, "σ = exp(½ log σ²)", size=6)
     caption(axes, middle, MIDDLE - 0.03, "σ ε")
-    caption(axes, middle, MIDDLE - 0.37, "∂z/∂σ = ε", BACK)
+    caption(axes, middle + 0.27, HIGH - 0.83, "∂z/∂σ = ε", BACK)
     caption(axes, near - 0.5, MIDDLE + 0.25, "∂z/∂μ = 1", BACK)
     caption(axes, (columns[0] + near) / 2, MIDDLE, "loss = reconstruction error + β · KL",
           size=10)
