@@ -39,11 +39,6 @@ def live(kl: Tensor, threshold: float = 0.01) -> Tensor:
     return (torch.atleast_2d(kl).double().mean(0) > threshold).nonzero().flatten()
 
 
-def active_units(kl: Tensor, threshold: float = 0.01) -> int:
-    """How many dimensions are live; of a linear VAE those whose eigenvalue is above sigma2."""
-    return len(live(kl, threshold))
-
-
 def degrees_of_freedom(logvar: Tensor) -> float:
     """The sum over dimensions of the mean of 1 - sigma_j²: an unused one adds 0, an exact one 1."""
     return -logvar.double().expm1().mean(0).sum().item()

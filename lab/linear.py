@@ -299,6 +299,12 @@ def curve_on(known: Spectrum, scores: Scores, sigma2s: Sequence[float], latent: 
     return RateDistortion(*torch.tensor(points, dtype=torch.float64).T)
 
 
+def critical_betas(known: Spectrum, recipe: Recipe) -> Tensor:
+    """The β from which on a linear VAE with a recipe's loss drops each direction, (k,): there its
+    decoder's variance is the eigenvalue."""
+    return known.eigenvalues * recipe.beta / recipe.sigma2
+
+
 # ---- a training's start at the linear optimum
 
 

@@ -2,11 +2,9 @@
 
 import math
 
-from torch import Tensor
-
 from lab.density import closed_nats
 from lab.files import Refused
-from lab.linear import Spectrum, linear_optimum
+from lab.linear import Spectrum, critical_betas, linear_optimum
 from lab.recipes import RECIPES
 from lab.runs import committed_trainings
 from lab.shipped import read_shipped
@@ -65,21 +63,16 @@ def weight(recipe: Recipe) -> float:
     return recipe.beta / (2 * recipe.sigma2)
 
 
-def betas_of(known: Spectrum, recipe: Recipe) -> Tensor:
-    """The β from which on a recipe drops each direction, (k,): 2a times its eigenvalue."""
-    return 2 * weight(recipe) * known.eigenvalues
-
-
 def closed_row(name: str, known: Spectrum, recipe: Recipe) -> dict:
     """A row of the table: the best linear VAE for a recipe. What needs more eigenvalues than are
     known is refused."""
     try:
         best = linear_optimum(known, recipe.sigma2, recipe.latent)
     except ValueError as error:
-        n, least = len(known.eigenvalues), 1.01 * betas_of(known, recipe)[-1]   # it is rounded
+        n, least = len(known.eigenvalues), critical_betas(known, recipe)[-1]
         raise Refused(f"only {n} eigenvalues are stored, and at beta = {recipe.beta:g} more may "
-                      f"count: ask for at most {n} dimensions, or for a beta above {least:.3g}"
-                      ) from error
+                      f"count: ask for at most {n} dimensions, or for a beta above "
+                      f"{1.01 * least:.3g}") from error               # which is rounded
     bits = closed_nats(known, recipe.sigma2, recipe.latent) / (len(known.mean) * math.log(2))
     return {"model": name, "latent": recipe.latent, "β": recipe.beta, "σ²": recipe.sigma2,
             LOSS: best.loss(weight(recipe), recipe.beta), "KL": best.rate, DOF: best.dof,
@@ -125,7 +118,7 @@ def nearest(asked: Recipe, trainings: list[dict]) -> dict | None:
 def compared(known: Spectrum, asked: Recipe, trainings: list[dict]) -> Table:
     """The closed form that is asked for, that of the nearest run's recipe, and what it measured."""
     rows = [closed_row("asked for, closed form", known, asked)]
-    said = [verdict(betas_of(known, asked)[0].item(), rows[0]), SETS]
+    said = [verdict(critical_betas(known, asked)[0].item(), rows[0]), SETS]
     said += [APPROXIMATE] * (asked.reconstruction == "bce")
     found = nearest(asked, trainings)
     if found is None:

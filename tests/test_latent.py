@@ -48,7 +48,7 @@ def test_live_dimensions_and_degrees_of_freedom_of_a_linear_vae_are_its_closed_f
     images, known, _, model = optimal()
     mu, logvar = encode_set(model, images)
     optimum = linear.linear_optimum(known, 0.5, 3)
-    assert latent.active_units(kl_divergence(mu, logvar)) == optimum.active == 2
+    assert len(latent.live(kl_divergence(mu, logvar))) == optimum.active == 2
     assert latent.degrees_of_freedom(logvar) == pytest.approx(optimum.dof)
     kl = torch.tensor([[0.5, 0.0, 0.013, 0.01], [0.5, 0.0, 0.009, 0.01]])
     assert latent.live(kl).tolist() == latent.live(kl.mean(0)).tolist() == [0, 2]

@@ -10,14 +10,14 @@ from torch import Tensor
 from lab import latent
 from lab.chapters import interpolation
 from lab.chapters.scale import principal_axes, scores_on_axes
-from lab.linear import RateDistortion, Spectrum, linear_on
+from lab.linear import RateDistortion, critical_betas, curve_on, linear_on
 from lab.notebook import Lab, needs, once
 from lab.recipes import RECIPES, Training
 from lab.runs import Run
 from lab.samples import sharpness
 from lab.show import Figure, Table, labelled_rows
 from lab.training import decode_set, lerp
-from vae_helpers import GREY, Recipe, as_pixels, kl_divergence, new_figure, style_of
+from vae_helpers import GREY, as_pixels, kl_divergence, new_figure, style_of
 
 LARGE = RECIPES["celeba128"]
 # The trainings, as findings call them. The earlier study compares "1_long" with "4" and "10".
@@ -76,15 +76,11 @@ def predicted(lab: Lab, beta: float) -> tuple[float, float]:
                      LARGE.but(beta=float(beta)).sigma2, LARGE.latent)
 
 
-def critical_beta(recipe: Recipe, known: Spectrum) -> float:
-    """The β from which on a linear VAE spends nothing: its variance is the largest eigenvalue."""
-    return 2 * recipe.sse_weight * known.eigenvalues[0].item()
-
-
 def linear_curve(lab: Lab) -> RateDistortion:
     """KL and squared error of linear VAEs on test faces, by rising β."""
-    points = [predicted(lab, beta) for beta in LINEAR_BETAS]
-    return RateDistortion(*torch.tensor(points, dtype=torch.float64).T)
+    which = lab, LARGE.name, LARGE.latent
+    sigma2s = [LARGE.but(beta=beta).sigma2 for beta in LINEAR_BETAS]
+    return curve_on(principal_axes(*which), scores_on_axes(*which), sigma2s, LARGE.latent)
 
 
 # ---- what came of it
@@ -122,7 +118,7 @@ def keep_outcomes(lab: Lab, rows: dict[str, dict]) -> None:
         lab.found.keep(f"betas.{name}", value, unit, runs(lab).get(key))
 
     known = principal_axes(lab, LARGE.name, LARGE.latent)
-    keep("predicted_collapse", critical_beta(LARGE, known), "")
+    keep("predicted_collapse", critical_betas(known, LARGE)[0], "")
     error = {key: row["squared error"] for key, row in rows.items()}
     gaps = {key: rows[key]["KL"] / max(rows[key]["KL, linear"], 1e-12) - 1 for key in EQUAL}
     for key in ("1", "10"):

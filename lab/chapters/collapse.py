@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from lab.chapters.betas import critical_beta
 from lab.chapters.cifar import key_of
 from lab.chapters.scale import scale
 from lab.latent import main_direction
-from lab.linear import Spectrum, linear_optimum
+from lab.linear import Spectrum, critical_betas, linear_optimum
 from lab.notebook import Lab, needs, once
 from lab.show import Figure
 from vae_helpers import GREY, kl_divergence, new_figure
@@ -28,7 +27,7 @@ def collapsed(lab: Lab, name: str) -> dict:
     """What is left of the code of a training around the critical β, on the test images."""
     run, known = lab.run(name), scale(lab, "cifar").spectrum
     mu, logvar = lab.codes(run)
-    critical = critical_beta(run.recipe, known)
+    critical = critical_betas(known, run.recipe)[0].item()
     share = run.recipe.beta / critical
     along, over = main_direction(mu)
     return {SHARE: share, "critical": critical,

@@ -5,7 +5,7 @@ import torch
 from tiny import assert_shows, generator, planted, short_lab
 
 from lab.chapters import betas
-from lab.linear import linear_optimum
+from lab.linear import critical_betas, linear_optimum
 from lab.recipes import RECIPES
 from lab.show import Figure, Table
 from vae_helpers import Recipe, build, elbo_terms
@@ -21,10 +21,10 @@ def test_four_at_128_is_one_of_the_squared_error_on_bytes_as_fractions():
 
 def test_beyond_the_critical_beta_a_linear_model_spends_nothing():
     known = planted(9.0, 4.0, 0.1)
-    assert betas.critical_beta(LARGE, known) == pytest.approx(72)
-    assert betas.critical_beta(RECIPES["collapse-05-aligned"], known) == pytest.approx(18)
+    assert critical_betas(known, LARGE)[0].item() == pytest.approx(72)
+    assert critical_betas(known, RECIPES["collapse-05-aligned"])[0] == pytest.approx(18)
     for share, active in ((0.99, 1), (1.01, 0)):
-        sigma2 = LARGE.but(beta=share * betas.critical_beta(LARGE, known)).sigma2
+        sigma2 = LARGE.but(beta=share * critical_betas(known, LARGE)[0].item()).sigma2
         best = linear_optimum(known, sigma2, 2)
         assert (best.active, best.rate > 0) == (active, active == 1)
 
