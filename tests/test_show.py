@@ -178,7 +178,7 @@ def test_a_picture_that_moves_stops_after_three_rounds_and_is_the_same_twice(tmp
     assert data.keys() == {"image/gif", "text/plain"} and data["text/plain"] == about[
         "image/gif"]["alt"] == "Two faces that turn into others."
     moved = Image.open(io.BytesIO(shown.data))
-    assert moved.n_frames == 32 and moved.size == (64 + 2 + 64, 64) and shown.width == 260
+    assert moved.n_frames == 32 and moved.size == (64 + 2 + 64, 64) and shown.width == 4 * 130
     assert moved.info["loop"] == 2 and moved.info["duration"] == 100    # twice after the first
     for i in (0, 1, 17, 31):
         moved.seek(i)

@@ -83,7 +83,7 @@ def four_faces(lab: Lab, frames: Tensor) -> Figure:
         labelled_rows(rows, "Between four faces: originals beside their corners",
                       columns=positions(across), zoom=2, label=65),
         "faces-between", "Four rows of six faces decoded between the codes of four test faces, "
-        "which stand beside the corners; every one of them is a face", picture=True)
+        "which stand beside the corners; nearly every one of them is a face", picture=True)
 
 
 # ---- paths

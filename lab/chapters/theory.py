@@ -184,7 +184,8 @@ def draws_needed(lab: Lab, most: int = 100, samples: int = 300) -> Table:
     lab.found.keep("q2.ratio_baseline", rows[0]["median"], "", run)
     rank = spearmanr(ratios, variances).statistic
     return Table(rows, dict.fromkeys(("lower quartile", "median", "upper quartile"), ".1f"),
-                 caption=f"{n} test images; rank correlation of the rows {rank:.2f}.",
+                 caption=f"{n} test images. Where f varies more, more draws are needed: "
+                         f"the rank correlation is {rank:.2f}.",
                  fold="Quartiles over images")
 
 
