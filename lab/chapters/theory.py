@@ -210,7 +210,7 @@ def robust(lab: Lab, rows: dict[str, Tensor]) -> Figure:
     return lab.figure(
         drawn, "q3-robust", "Test images decoded by the VAE and by the autoencoder, without noise "
         "in the code and with it: the VAE's stay smooth while they lose the image, the "
-        "autoencoder's break up into speckle", picture=True)
+        "autoencoder's break up into blotches", picture=True)
 
 
 def noise_losses(lab: Lab) -> Table:
