@@ -265,8 +265,8 @@ def dimensions(lab: Lab) -> Figure:
                                     list(blocks), zoom=1, label=50, blocks=len(blocks)),
                       "beta-dimensions", "Left, dimensions 8, 25 and 68 of β = 1 change little but "
                       "light; in the middle, dimension 8 does three different things for β = 1, 4 "
-                      "and 10; right, dimensions that are matched by their codes change light "
-                      "alike in all three", picture=True)
+                      "and 10; right, dimensions that are matched by their codes all change light, "
+                      "that of β = 1 a little", picture=True)
 
 
 def moved(lab: Lab, key: str, dim: int, sign: int) -> Tensor:
