@@ -18,6 +18,8 @@ MEASURES = {"distance": "Fréchet distance", "kid": "KID", "recall": "recall",
             "sharpness": "sharpness"}
 NOISE = {"autoencoder": "small-ae", "β = 0": "small-beta0"}     # to the eye, and who makes it
 MODELS = {name: name for name in cifar.THREE} | NOISE
+PLACES = (("right", (-7, 10)), ("left", (9, -9)), ("right", (-9, -5)), ("left", (7, -9)),
+          ("right", (-7, 5)))       # of names beside their marks, by rising blur: they keep apart
 STYLES = {"autoencoder": {"color": "#E69F00", "ls": "-.", "marker": "v", "ms": 4},
           "β = 0": {"color": "#56B4E9", "ls": "-", "marker": "P", "ms": 4}}
 
@@ -111,7 +113,7 @@ def spectrum(lab: Lab) -> Figure:
     return lab.figure(
         figure, "ladder", "Left: KID of real images rises with the width of a blur, and each "
         "model is placed on that curve by the KID of its samples; the noise of two models comes to "
-        "less blur than the samples of the three. Right: at high frequencies the power of the "
+        "no more blur than the best samples. Right: at high frequencies the power of the "
         "models' samples falls far below that of real images, that of the noise does not")
 
 
@@ -123,7 +125,7 @@ def plot_blurs(axes, judge: Judge, models: dict[str, dict]) -> None:
         place = there[name]["blur"], there[name]["kid"]
         style = STYLES.get(name) or style_of(name)
         axes.plot(*place, **style | {"ls": "", "ms": 8})
-        side, offset = (("right", (-7, 4)), ("left", (7, -8)))[i % 2]       # names keep apart
+        side, offset = PLACES[i % len(PLACES)]
         axes.annotate(called(name), place, offset, textcoords="offset points", ha=side, fontsize=8,
                       color=style["color"])
     reference_lines(axes, {"real, noise 0.1": judge.ladder["noise 0.1"]["kid"]})
