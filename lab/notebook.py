@@ -74,7 +74,7 @@ class Lab:
         kind = ("Real images" if all(s.real for s in sets)
                 else "**Drawn stand-ins, not the real datasets**")
         cover = ("the full run" if self.full
-                 else "not the full run, whose numbers those of the prose are")
+                 else "less than the full run, so that its numbers are not those of the prose")
         rows = [{"set": s.name, "images": len(s), "source": s.source} for s in sets]
         return Table(rows, caption=f"{kind}; {cover}. Figures go to `{self.folder.as_posix()}`.")
 
