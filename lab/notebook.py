@@ -135,11 +135,13 @@ class Lab:
 
     def absent(self, *trainings: Training) -> Table:
         """What stands in the place of something whose trainings are missing, and their minutes."""
-        rows = [{"not trained here": called(training),
-                 "what trains it": "EXTENSIONS = True, then Restart & Run All",
-                 "minutes of the committed run": (committed(
-                     training.name, self.settings.epochs_of(RECIPES[training.name], training.epochs)
-                 ) or {}).get("minutes")} for training in trainings]
+        rows = []
+        for training in trainings:
+            epochs = self.settings.epochs_of(RECIPES[training.name], training.epochs)
+            took = committed(training.name, epochs)
+            rows.append({"not trained here": called(training),
+                         "what trains it": "EXTENSIONS = True, then Restart & Run All",
+                         "minutes of the committed run": took and took["minutes"]})
         return Table(rows, {"minutes of the committed run": ".0f"})
 
     def trainings(self) -> list[dict]:
